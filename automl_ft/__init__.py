@@ -1,0 +1,3 @@
+"""Hyperparameter search for fine-tuning pretrained models."""
+
+__version__ = "0.1.0"

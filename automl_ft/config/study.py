@@ -1,0 +1,221 @@
+"""What a user asks for, as frozen dataclasses: the study and everything in it.
+
+Defaults live here only. Each field's docstring gives its meaning, unit and accepted range; the
+loader (`config.load`) turns YAML and options into these and reports all problems together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from automl_ft.config import checks
+
+__all__ = [
+    "OBJECTIVES",
+    "PRUNERS",
+    "SAMPLERS",
+    "BudgetConfig",
+    "DataConfig",
+    "ModelConfig",
+    "StudyConfig",
+    "TrainingConfig",
+]
+
+OBJECTIVES = ("f1_macro", "f1_micro", "f1_weighted", "f1_binary", "accuracy", "mcc")
+"""Objectives of text classification; all are maximised."""
+SAMPLERS = ("tpe", "gp", "random", "qmc", "cmaes", "grid")
+"""Samplers by Optuna's names."""
+PRUNERS = ("successive_halving", "hyperband", "median", "patient", "none")
+"""Pruners by Optuna's names."""
+TASKS = ("text-classification",)
+"""Tasks that can be searched."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """The pretrained model."""
+
+    checkpoint: str
+    """Hub id, local folder, or the name of a bundled model (`minilm-l6`)."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub; the main branch where none is given."""
+    trust_remote_code: bool = False
+    """Whether code that lies with the checkpoint may run."""
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        checks.not_blank("checkpoint", self.checkpoint)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """Where the labelled rows are, and how they are read and split."""
+
+    path: str | tuple[str, ...] | None = None
+    """Hub id, a file, files, a folder, or the name of a bundled data set (`docstrings`). None
+    where `train` is a file."""
+    config: str | None = None
+    """Configuration of a hub data set."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub data set."""
+    format: str | None = None
+    """`csv`, `tsv`, `json`, `jsonl`, `parquet` or `arrow`; guessed from the file's ending."""
+    encoding: str = "utf-8"
+    """Text encoding of CSV, TSV and JSON files."""
+    text: tuple[str, ...] = ("text",)
+    """Column of the text; two for sentence pairs."""
+    label: str = "label"
+    """Column of the label."""
+    group: str | None = None
+    """Column whose equal values stay in one split."""
+    train: str | None = None
+    """Training split: a file, or a split's name; None takes `train`, or what is left."""
+    validation: float | str = 0.2
+    """Validation split: a fraction of all rows in (0, 1), a file, or a split's name."""
+    test: float | str | None = 0.2
+    """Test split, never read by the search: a fraction in [0, 1), a file, a split's name, or
+    None for no test split."""
+    max_length: int | str = "auto"
+    """Tokens a row is cut to, at least 4; `auto` takes the 99th percentile of the training
+    lengths, at most what the model accepts."""
+    class_weights: str | None = None
+    """`balanced` weighs classes by inverse frequency in the loss; None weighs rows equally."""
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        if self.path is None and self.train is None:
+            raise checks.field_error(
+                "path", None, "a hub id, a file, a folder or a bundled data set", "Set `data.path`"
+            )
+        checks.one_of("format", self.format, (None, "csv", "tsv", "json", "jsonl", "parquet", "arrow"))
+        checks.one_of("class_weights", self.class_weights, (None, "balanced"))
+        if not 1 <= len(self.text) <= 2:
+            raise checks.field_error("text", self.text, "one column, or two for sentence pairs")
+        for column in (*self.text, self.label):
+            checks.not_blank("text" if column in self.text else "label", column)
+        checks.fraction_or_name("validation", self.validation)
+        if self.test is not None:
+            checks.fraction_or_name("test", self.test, zero_allowed=True)
+        if isinstance(self.max_length, str):
+            checks.one_of("max_length", self.max_length, ("auto",), also="a whole number from 4 up")
+        else:
+            checks.at_least("max_length", self.max_length, 4)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BudgetConfig:
+    """When the search ends; whichever comes first."""
+
+    trials: int = 50
+    """Configurations in total, over all runs of the study; 0 only prepares it."""
+    timeout_seconds: float | None = None
+    """Active seconds of all runs together, set-up included; None for no limit. In a study file
+    `timeout: 30m`."""
+    patience: int | None = None
+    """Stop when so many finished trials in a row brought no better value (by more than
+    `min_improvement`); None never stops early."""
+    min_improvement: float = 0.0
+    """What counts as better, in the objective's unit, 0 or more."""
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        checks.at_least("trials", self.trials, 0)
+        if self.timeout_seconds is not None and not self.timeout_seconds > 0:
+            raise checks.field_error("timeout", self.timeout_seconds, "a time above 0, such as 30m")
+        if self.patience is not None:
+            checks.at_least("patience", self.patience, 1)
+        checks.at_least("min_improvement", self.min_improvement, 0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingConfig:
+    """What is the same in every trial: fixed, not searched."""
+
+    precision: str = "auto"
+    """`fp32`, `bf16` (autocast), or `auto`: bf16 on a GPU that has it, else fp32."""
+    micro_batch_size: int = 32
+    """Examples that pass through the model at once, from 1 up; gradients accumulate to the
+    effective `batch_size`."""
+    eval_batch_size: int = 64
+    """Examples at once in validation, from 1 up."""
+    validations_per_epoch: int = 2
+    """Validations in each epoch, 1 to 50."""
+    early_stopping_patience: int | None = None
+    """End a trial after so many validations without a better value; None runs it out."""
+    seed: int | None = None
+    """Seed of every trial; None derives one for each trial from the study's seed."""
+    keep_checkpoints: int = 3
+    """How many of the best trials keep their model on disk, from 1 up."""
+    threads: int | None = None
+    """CPU threads of each worker process; None shares the cores among the workers."""
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        checks.one_of("precision", self.precision, ("auto", "fp32", "bf16"))
+        for name in ("micro_batch_size", "eval_batch_size", "keep_checkpoints"):
+            checks.at_least(name, getattr(self, name), 1)
+        checks.at_least("validations_per_epoch", self.validations_per_epoch, 1)
+        if self.validations_per_epoch > 50:
+            raise checks.field_error("validations_per_epoch", self.validations_per_epoch, "1 to 50")
+        for name in ("early_stopping_patience", "threads"):
+            if getattr(self, name) is not None:
+                checks.at_least(name, getattr(self, name), 1)
+        if self.seed is not None:
+            checks.at_least("seed", self.seed, 0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudyConfig:
+    """One study: what is searched, on what, for how long, and where it is kept."""
+
+    name: str | None = None
+    """Name of the study, without path separators; None makes one of the model and the data."""
+    task: str = "text-classification"
+    """The task; `text-classification`."""
+    model: ModelConfig
+    """The pretrained model. In a study file also just its name."""
+    data: DataConfig
+    """The data. In a study file also just its path."""
+    space: str | Mapping[str, Any] = "text_classification"
+    """Name of a shipped search space, a path to one, or the space itself."""
+    objective: str = "f1_macro"
+    """The metric that trials are ranked by."""
+    positive_label: str | None = None
+    """The class that `f1_binary` is about; needed with it."""
+    sampler: str = "tpe"
+    """Which sampler proposes configurations."""
+    pruner: str = "successive_halving"
+    """Which pruner gives trials up."""
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+    """When the search ends."""
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    """What is the same in every trial."""
+    seed: int = 0
+    """Seed of splits, sampler and trials, 0 or more."""
+    device: str = "auto"
+    """`auto`, `cpu`, `mps`, `cuda` or `cuda:N`."""
+    workers: int = 1
+    """Trials that run at once, each in a process of its own, from 1 up."""
+    storage: str | None = None
+    """SQLAlchemy URL of the study database; None takes AUTOML_FT_STORAGE, else
+    sqlite:///studies/studies.db."""
+    output: str | None = None
+    """Folder for checkpoints and encoded data; None takes studies/NAME."""
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        if self.name is not None:
+            checks.study_name("name", self.name)
+        checks.one_of("task", self.task, TASKS)
+        checks.one_of("objective", self.objective, OBJECTIVES)
+        checks.one_of("sampler", self.sampler, SAMPLERS)
+        checks.one_of("pruner", self.pruner, PRUNERS)
+        checks.at_least("seed", self.seed, 0)
+        checks.at_least("workers", self.workers, 1)
+        checks.device("device", self.device)
+        if self.objective == "f1_binary" and self.positive_label is None:
+            raise checks.field_error(
+                "positive_label", None, "the class that `f1_binary` is about", "Set it to a label"
+            )

@@ -1,0 +1,1 @@
+"""Atomic writes, checksums, locks and the files that ship with the package."""

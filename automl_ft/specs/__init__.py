@@ -1,0 +1,1 @@
+"""The values that cross process borders; a leaf, standard library only."""
