@@ -1,0 +1,498 @@
+"""One study in the database: everything that the search reads and writes of it.
+
+Only the study's supervisor writes (see `StudyStore.lock`), one thread at a time; anybody may read,
+and the user may end trials from Optuna Dashboard at any moment. Each method that writes is one
+transaction: it happens as a whole or, whenever the process is killed, not at all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import BaseStorage, get_storage
+from optuna.trial import TrialState, create_trial
+from sqlalchemy import Connection, select, update
+
+from automl_ft.config.study import StudyConfig
+from automl_ft.errors import StorageError
+from automl_ft.storage import ledger, optuna_rows, widening
+from automl_ft.storage.checkpoints import Checkpoints
+from automl_ft.storage.database import Database
+from automl_ft.storage.ledger import RunRecord
+from automl_ft.storage.records import (
+    StudyRecord,
+    TrialRecord,
+    study_attrs,
+    trial_record,
+)
+from automl_ft.storage.schema import json_safe
+from automl_ft.storage.supervision import supervise
+from automl_ft.storage.tables import OPTUNA_TABLES
+
+__all__ = ["StudyStore"]
+
+_TRIALS = OPTUNA_TABLES["trials"]
+_STUDIES = OPTUNA_TABLES["studies"]
+
+
+class StudyStore:
+    """One study of ours. `StudyDatabase.load` and `.create` make it."""
+
+    def __init__(self, database: Database, study_id: int, record: StudyRecord) -> None:
+        """Store the parts.
+
+        Args:
+            database: Where the study is.
+            study_id: Optuna's id of it.
+            record: What it is.
+        """
+        self._database = database
+        self._study_id = study_id
+        self._record = record
+        self._run_id: int | None = None
+        self.checkpoints = Checkpoints(database, study_id)
+        self._reopen()
+
+    def __repr__(self) -> str:
+        return f"StudyStore({self._record.name!r}, {self._database!r})"
+
+    def _reopen(self) -> None:
+        """Start with an empty cache: Optuna never reads a finished trial twice."""
+        self._storage: BaseStorage = get_storage(self._database.rdb)
+        self._study = self._database.guarded(
+            lambda: optuna.load_study(study_name=self._record.name, storage=self._storage)
+        )
+
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return self._record.name
+
+    @property
+    def location(self) -> str:
+        """The database's URL without its password."""
+        return self._database.address.shown
+
+    @property
+    def record(self) -> StudyRecord:
+        """What the study is, as of when it was loaded or last updated from here."""
+        return self._record
+
+    @property
+    def study(self) -> optuna.Study:
+        """The stored study, to be read; `ask` and `tell` are not for it.
+
+        Take it anew after `update_record` and `widen_distributions`.
+        """
+        return self._study
+
+    def lock(self, folder: Path) -> AbstractContextManager[None]:
+        """Become the study's supervisor for the time of a block; never waits.
+
+        Args:
+            folder: Where the study's checkpoints are.
+
+        Returns:
+            A context manager that raises StudyLockedError where another process is.
+        """
+        return supervise(self._database, self.name, folder)
+
+    def trials(self) -> list[TrialRecord]:
+        """Return all trials in the order of their numbers.
+
+        Returns:
+            The trials, as they are now.
+
+        Raises:
+            StorageError: The database fails.
+        """
+        trials = self._database.guarded(lambda: self._study.get_trials(deepcopy=False))
+        return [trial_record(trial) for trial in trials]
+
+    def trial(self, number: int) -> TrialRecord:
+        """Return one trial.
+
+        Args:
+            number: Its number.
+
+        Returns:
+            The trial, as it is now.
+
+        Raises:
+            KeyError: There is no such trial.
+            StorageError: The database fails.
+        """
+        trial_id = self._trial_id(number)
+        return trial_record(self._database.guarded(lambda: self._storage.get_trial(trial_id)))
+
+    def add_trial(
+        self,
+        params: Mapping[str, Any],
+        distributions: Mapping[str, BaseDistribution],
+        *,
+        state: TrialState = TrialState.WAITING,
+        attrs: Mapping[str, Any] | None = None,
+        system_attrs: Mapping[str, Any] | None = None,
+    ) -> int:
+        """Add a configuration.
+
+        Args:
+            params: What was sampled.
+            distributions: From what, by the same names.
+            state: WAITING, or RUNNING where it starts at once.
+            attrs: User attributes (see `records.new_trial_attrs`).
+            system_attrs: System attributes.
+
+        Returns:
+            The new trial's number.
+
+        Raises:
+            ValueError: Parameters and distributions do not fit, or a distribution is not
+                compatible with the stored one.
+            StorageError: The database fails.
+        """
+        template = create_trial(
+            state=state,
+            value=None,
+            params=dict(params),
+            distributions=dict(distributions),
+            user_attrs=json_safe(attrs or {}),
+            system_attrs=json_safe(system_attrs or {}),
+        )
+
+        def create() -> int:
+            trial_id = self._storage.create_new_trial(self._study_id, template_trial=template)
+            return self._storage.get_trial_number_from_id(trial_id)
+
+        return self._database.guarded(create)
+
+    def claim(self, number: int) -> bool:
+        """Take a waiting trial: WAITING becomes RUNNING.
+
+        Args:
+            number: The trial.
+
+        Returns:
+            False if it is not waiting, for instance because another one took it.
+
+        Raises:
+            KeyError: There is no such trial.
+            StorageError: The database fails.
+        """
+        return self._move(number, TrialState.WAITING, TrialState.RUNNING)
+
+    def release(self, number: int) -> bool:
+        """Pause a running trial: RUNNING becomes WAITING, its parameters and curve stay.
+
+        Args:
+            number: The trial.
+
+        Returns:
+            False if it is not running, for instance because the user ended it.
+
+        Raises:
+            KeyError: There is no such trial.
+            StorageError: The database fails.
+        """
+        return self._move(number, TrialState.RUNNING, TrialState.WAITING)
+
+    def report(self, number: int, step: int, value: float) -> None:
+        """Write one point of a trial's curve.
+
+        Args:
+            number: The trial.
+            step: Where on the study's axis; an earlier value there is replaced.
+            value: The objective; NaN and infinities are kept.
+
+        Raises:
+            UpdateFinishedTrialError: The trial is finished; the user may have ended it.
+            KeyError: There is no such trial.
+            StorageError: The database fails.
+        """
+
+        def write(connection: Connection, trial_id: int) -> None:
+            optuna_rows.put_intermediate_value(connection, trial_id, step, value)
+
+        self._write_open(number, write)
+
+    def set_attrs(self, number: int, attrs: Mapping[str, Any]) -> None:
+        """Write user attributes of a trial.
+
+        Args:
+            number: The trial.
+            attrs: JSON values by key (see `records.result_attrs`).
+
+        Raises:
+            UpdateFinishedTrialError: The trial is finished.
+            KeyError: There is no such trial.
+            StorageError: The database fails.
+        """
+        self._write_open(number, lambda c, i: _put_trial_attrs(c, i, attrs))
+
+    def set_system_attrs(self, number: int, attrs: Mapping[str, Any]) -> None:
+        """Write system attributes of a trial.
+
+        Args:
+            number: The trial.
+            attrs: JSON values by key.
+
+        Raises:
+            UpdateFinishedTrialError: The trial is finished.
+            KeyError: There is no such trial.
+            StorageError: The database fails.
+        """
+        self._write_open(number, lambda c, i: _put_trial_attrs(c, i, attrs, kind="system"))
+
+    def finish(
+        self,
+        number: int,
+        state: TrialState,
+        value: float | None = None,
+        attrs: Mapping[str, Any] | None = None,
+    ) -> bool:
+        """End a trial for good.
+
+        Args:
+            number: The trial.
+            state: COMPLETE, PRUNED or FAIL.
+            value: Its objective; needed for COMPLETE. NaN counts as none.
+            attrs: User attributes to be written with it.
+
+        Returns:
+            False if it was finished already: the user ended it. Then nothing is written.
+
+        Raises:
+            ValueError: The state is not a finished one, or COMPLETE has no value.
+            KeyError: There is no such trial.
+            StorageError: The database fails.
+        """
+        has_value = value is not None and not math.isnan(value)
+        if not state.is_finished() or (state is TrialState.COMPLETE and not has_value):
+            raise ValueError(f"Trial {number} cannot end as {state.name} with value {value}.")
+        trial_id = self._trial_id(number)
+
+        def write(connection: Connection) -> bool:
+            if not optuna_rows.move(connection, trial_id, optuna_rows.OPEN_STATES, state):
+                return False
+            if value is not None and has_value:
+                optuna_rows.put_value(connection, trial_id, value)
+            _put_trial_attrs(connection, trial_id, attrs or {})
+            return True
+
+        return self._database.write(write)
+
+    def recover_stale(self) -> list[int]:
+        """Put trials back in line that a killed supervisor left running.
+
+        Call it only under the study's lock: it takes every RUNNING trial for a stale one.
+
+        Returns:
+            Their numbers; they are WAITING now, with parameters and curve.
+
+        Raises:
+            StorageError: The database fails.
+        """
+        running = (_TRIALS.c.study_id == self._study_id, _TRIALS.c.state == TrialState.RUNNING)
+
+        def write(connection: Connection) -> list[int]:
+            self._hold_study(connection)
+            numbers = connection.scalars(
+                select(_TRIALS.c.number).where(*running).order_by(_TRIALS.c.number)
+            ).all()
+            connection.execute(update(_TRIALS).where(*running).values(state=TrialState.WAITING))
+            return list(numbers)
+
+        return self._database.write(write)
+
+    def start_run(self) -> None:
+        """Open a run of the supervisor in the cost ledger.
+
+        Raises:
+            StorageError: The database fails.
+        """
+        self._run_id = self._database.write(lambda c: ledger.start_run(c, self._study_id))
+
+    def touch_run(self, active_seconds: float) -> None:
+        """Tell how long this run has been working; a killed run counts up to here.
+
+        Args:
+            active_seconds: Seconds since `start_run`.
+
+        Raises:
+            StorageError: The database fails.
+        """
+        run_id = self._run_id
+        assert run_id is not None, "start_run comes first"
+        self._database.write(lambda c: ledger.touch_run(c, run_id, active_seconds))
+
+    def end_run(self, reason: str) -> None:
+        """Close this run.
+
+        Args:
+            reason: Why it ended, in a few words.
+
+        Raises:
+            StorageError: The database fails.
+        """
+        run_id = self._run_id
+        assert run_id is not None, "start_run comes first"
+        self._database.write(lambda c: ledger.end_run(c, run_id, reason))
+        self._run_id = None
+
+    def runs(self) -> list[RunRecord]:
+        """Return all runs of the study, oldest first.
+
+        Returns:
+            The cost ledger.
+
+        Raises:
+            StorageError: The database fails.
+        """
+        return self._database.read(lambda c: ledger.runs(c, self._study_id))
+
+    def active_seconds(self) -> float:
+        """Return how long all runs have been working together.
+
+        Returns:
+            Seconds; this run counts up to its last `touch_run`.
+
+        Raises:
+            StorageError: The database fails.
+        """
+        return self._database.read(lambda c: ledger.active_seconds(c, self._study_id))
+
+    def update_record(
+        self,
+        *,
+        config: StudyConfig | None = None,
+        space: Mapping[str, Any] | None = None,
+        origins: Mapping[str, str] | None = None,
+        distributions: Mapping[str, BaseDistribution] | None = None,
+    ) -> dict[str, BaseDistribution]:
+        """Change what the study is, and widen the stored distributions, in one transaction.
+
+        Args:
+            config: The new configuration; None keeps the old one.
+            space: The new search space; None keeps the old one.
+            origins: The new origins of settings; None keeps the old ones.
+            distributions: What stored trials' parameters shall be widened to, by name.
+
+        Returns:
+            By name the distribution that all trials have now, and new ones should have.
+
+        Raises:
+            StudyExistsError: A distribution cannot grow into the new one; nothing is changed.
+            StorageError: The database fails.
+        """
+        old = self._record
+        record = dataclasses.replace(
+            old,
+            config=old.config if config is None else dataclasses.replace(config, storage=None),
+            space=old.space if space is None else space,
+            origins=old.origins if origins is None else origins,
+        )
+
+        def write(connection: Connection) -> dict[str, BaseDistribution]:
+            self._hold_study(connection)
+            widened = widening.widen_stored(connection, self._study_id, distributions or {})
+            if record != old:
+                self._put_study_attrs(connection, "user", study_attrs(record))
+            return widened
+
+        widened = self._database.write(write)
+        self._record = record
+        if widened:
+            self._reopen()
+        return widened
+
+    def widen_distributions(
+        self, new: Mapping[str, BaseDistribution]
+    ) -> dict[str, BaseDistribution]:
+        """Let stored distributions grow, so that each name has one for all trials.
+
+        Args:
+            new: What is asked for, by name.
+
+        Returns:
+            By name the distribution that all trials have now, and new ones should have.
+
+        Raises:
+            StudyExistsError: A distribution cannot grow into the new one; nothing is changed.
+            StorageError: The database fails.
+        """
+        return self.update_record(distributions=new)
+
+    def set_study_system_attrs(self, attrs: Mapping[str, Any]) -> None:
+        """Write system attributes of the study.
+
+        Args:
+            attrs: JSON values by key.
+
+        Raises:
+            StorageError: The database fails.
+        """
+        self._database.write(lambda c: self._put_study_attrs(c, "system", attrs))
+
+    def study_system_attrs(self) -> dict[str, Any]:
+        """Return the system attributes of the study.
+
+        Returns:
+            JSON values by key.
+
+        Raises:
+            StorageError: The database fails.
+        """
+        read = self._storage.get_study_system_attrs
+        return self._database.guarded(lambda: read(self._study_id))
+
+    def _trial_id(self, number: int) -> int:
+        find = self._storage.get_trial_id_from_study_id_trial_number
+        return self._database.guarded(lambda: find(self._study_id, number))
+
+    def _move(self, number: int, source: TrialState, target: TrialState) -> bool:
+        trial_id = self._trial_id(number)
+        return self._database.write(lambda c: optuna_rows.move(c, trial_id, (source,), target))
+
+    def _write_open(self, number: int, action: Callable[[Connection, int], None]) -> None:
+        """Write to a trial that is not finished."""
+        trial_id = self._trial_id(number)
+
+        def write(connection: Connection) -> bool:
+            is_open = optuna_rows.hold(connection, trial_id)
+            if is_open:
+                action(connection, trial_id)
+            return is_open
+
+        if not self._database.write(write):
+            raise UpdateFinishedTrialError(
+                f"Trial {number} of study `{self.name}` is finished and cannot be changed."
+            )
+
+    def _hold_study(self, connection: Connection) -> None:
+        """Lock the study's row, on SQLite the database, until the transaction ends."""
+        same = update(_STUDIES).values(study_name=_STUDIES.c.study_name)
+        held = connection.execute(same.where(_STUDIES.c.study_id == self._study_id))
+        if held.rowcount == 0:
+            raise StorageError(
+                f"Study `{self.name}` is no longer in {self._database.address}: it was deleted"
+                " in the meantime."
+            )
+
+    def _put_study_attrs(self, connection: Connection, kind: str, attrs: Mapping[str, Any]) -> None:
+        owner = ("study_id", self._study_id)
+        optuna_rows.put_attrs(connection, f"study_{kind}_attributes", owner, attrs)
+
+
+def _put_trial_attrs(
+    connection: Connection, trial_id: int, attrs: Mapping[str, Any], kind: str = "user"
+) -> None:
+    owner = ("trial_id", trial_id)
+    optuna_rows.put_attrs(connection, f"trial_{kind}_attributes", owner, attrs)
