@@ -1,0 +1,1 @@
+"""Pretrained models: loading, the layer map of an architecture, freezing, dropout."""
