@@ -1,0 +1,421 @@
+"""Which configuration is tried next, and is a trial given up? Asked of an in-memory study.
+
+The stored study is the record, never the sampler's input: it holds paused trials as WAITING and a
+rerun of a configuration as one more trial, which samplers would misread. For every question a
+*shadow* is built from the records, at the trials' own numbers:
+
+    COMPLETE -> COMPLETE        RUNNING, or WAITING without a report -> RUNNING (constant liar)
+    PRUNED -> PRUNED            WAITING with reports (paused) -> PRUNED, ranked by what it reached
+                                (for GP and CMA-ES both are COMPLETE, at their best validation)
+    FAIL -> FAIL                a configuration's second trial, or one outside the space -> a
+                                placeholder in state WAITING, which every sampler ignores
+
+Nothing of a shadow is kept but what a sampler or pruner wrote to its trial, which is handed back
+to be stored. So the same records and seed give the same answer, in any process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.pruners import BasePruner, NopPruner
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.search_space import intersection_search_space
+from optuna.storages import InMemoryStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from automl_ft.search.samplers import SamplerSettings, make_sampler
+from automl_ft.space.spec import SearchSpace
+from automl_ft.space.suggest import coordinates, exploration, stored_distributions, suggest
+from automl_ft.specs.trial import ParamValue
+
+__all__ = ["Proposal", "PruneDecision", "ShadowStudy", "ShadowTrial"]
+
+_ATTEMPTS = 10
+_WHENEVER = datetime(2000, 1, 1)
+_SPACE_KEY = "automl_ft:shadow_space"
+_QMC_PREFIX = "qmc:"
+_CMA_PREFIX = "cma:"
+_LEARN_FROM_COMPLETE_ONLY = ("gp", "cmaes")
+_NOISE: Mapping[str, tuple[str, ...]] = {
+    "optuna.storages._in_memory": ("A new study created in memory",),
+    "optuna._gp.batched_lbfgsb": ("The 'greenlet' package is unavailable",),
+    "optuna._gp.optim_mixed": ("local_search_mixed", "Study already converged"),
+}
+"""By logger, how those lines begin that are about the shadow or Optuna's inner workings."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShadowTrial:
+    """What the shadow needs to know of a stored trial."""
+
+    number: int
+    """The trial's number in the stored study."""
+    params: Mapping[str, ParamValue]
+    """Its configuration; more, such as every hyperparameter, does no harm."""
+    state: TrialState
+    """Its state in the stored study."""
+    value: float | None = None
+    """The objective, higher is better, where the trial is COMPLETE."""
+    intermediate_values: Mapping[int, float] = field(default_factory=dict)
+    """Objective by step."""
+    system_attrs: Mapping[str, Any] = field(default_factory=dict)
+    """The stored trial's system attributes: what proposals and prune decisions handed back."""
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether the trial stopped with a checkpoint after at least one report."""
+        return self.state == TrialState.WAITING and bool(self.intermediate_values)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Proposal:
+    """A configuration to be tried; `create_new_trial(template_trial=...)` takes its parts."""
+
+    number: int
+    """The number that the trial will have."""
+    params: Mapping[str, ParamValue]
+    """A value for every searched parameter that applies."""
+    distributions: Mapping[str, BaseDistribution]
+    """The stored study's distributions of these parameters."""
+    system_attrs: Mapping[str, Any]
+    """What the sampler wants to find in the stored trial when it proposes the next one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PruneDecision:
+    """What a pruner says of a running trial."""
+
+    is_pruned: bool
+    """Whether the trial is to be given up."""
+    system_attrs: Mapping[str, Any]
+    """What the pruner wants to find in the stored trial: the rungs that it completed."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShadowStudy:
+    """Proposes configurations and judges trials, from records only; holds no state."""
+
+    space: SearchSpace
+    """What is proposed; resolved."""
+    stored_space: SearchSpace
+    """What the study stores: `space` itself, or its union with earlier ones; resolved."""
+    sampler: str = "tpe"
+    """One of `config.study.SAMPLERS`."""
+    seed: int = 0
+    """The study's seed."""
+    study_name: str
+    """The study's name; Hyperband assigns brackets by it."""
+    n_startup_trials: int = 10
+    """See `search.samplers.startup_trials`."""
+
+    def propose(self, records: Sequence[ShadowTrial]) -> Proposal | None:
+        """Propose the next configuration.
+
+        Putting the default recipe first is the engine's part; the sampler knows no such rule.
+
+        Args:
+            records: Every trial of the stored study, whatever its state.
+
+        Returns:
+            A configuration that no record has, or None where there is none left: the grid, or a
+            space without ranges, is exhausted.
+        """
+        tried = {_identity(self.space, record.params) for record in records}
+        with _quiet():
+            if self.sampler == "grid":
+                return self._enumerate(records, tried, is_grid=True)
+            proposal = self._sample(records, tried)
+            is_new = _identity(self.space, proposal.params) not in tried
+            if is_new or not _is_finite(exploration(self.space)):
+                return proposal
+            # The sampler insists on what was tried; the rest of a finite space is enumerated.
+            return self._enumerate(records, tried, is_grid=False)
+
+    def should_prune(
+        self, pruner: BasePruner, records: Sequence[ShadowTrial], number: int
+    ) -> PruneDecision:
+        """Ask a pruner about a trial that has just reported.
+
+        Every record takes part with its reports and attributes, reruns too.
+
+        Args:
+            pruner: The pruner, from `search.pruners`.
+            records: Every trial of the stored study, with the new report.
+            number: The trial in question.
+
+        Returns:
+            The decision, and what is to be stored with the trial.
+
+        Raises:
+            KeyError: No record has that number.
+        """
+        judged = {record.number: record for record in records}[number]
+        others = (record for record in records if record.number != number)
+        frozen = [_frozen(record, record.state) for record in others]
+        frozen.append(_frozen(judged, TrialState.RUNNING))
+        with _quiet():
+            study = self._study(_numbered(frozen, _next_number(records)), RandomSampler())
+        is_pruned = pruner.prune(study, study.get_trials(deepcopy=False)[number])
+        attrs = study.get_trials(deepcopy=False)[number].system_attrs
+        new = {key: value for key, value in attrs.items() if key not in judged.system_attrs}
+        return PruneDecision(is_pruned=is_pruned, system_attrs=new)
+
+    def _sample(self, records: Sequence[ShadowTrial], tried: set[object]) -> Proposal:
+        """Ask the sampler until it comes up with something new, a few times at most."""
+        study = self._exploring(records, self.sampler, is_grid=False)
+        for _ in range(_ATTEMPTS):
+            trial = _new_trial(study)
+            params = suggest(trial, self.space)
+            if _identity(self.space, params) not in tried:
+                break
+            _discard(study, trial)
+        return self._proposal(study, trial, params, _next_number(records))
+
+    def _enumerate(
+        self, records: Sequence[ShadowTrial], tried: set[object], *, is_grid: bool
+    ) -> Proposal | None:
+        """Ask the exhaustive sampler; it repeats itself only when nothing is left."""
+        study = self._exploring(records, "grid", is_grid=is_grid)
+        places = {_place(t.params) for t in study.trials if t.state != TrialState.WAITING}
+        while True:
+            trial = _new_trial(study)
+            params = suggest(trial, self.space, is_grid=is_grid)
+            if _identity(self.space, params) not in tried:
+                return self._proposal(study, trial, params, _next_number(records))
+            if _place(trial.params) in places:
+                return None
+            places.add(_place(trial.params))
+            _discard(study, trial)
+
+    def _exploring(
+        self, records: Sequence[ShadowTrial], sampler: str, *, is_grid: bool
+    ) -> optuna.Study:
+        """Build the shadow that a sampler explores, in the coordinates of the space."""
+        number = _next_number(records)
+        frozen = list(self._explored(records, sampler, is_grid=is_grid))
+        if sampler == "cmaes":
+            signature = _signature(frozen)
+            by_number = {record.number: record for record in records}
+            for trial in frozen:
+                trial.system_attrs = _cma_attrs(by_number[trial.number], signature)
+        settings = SamplerSettings(
+            study_seed=self.seed,
+            trial_seed=int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0]),
+            n_startup_trials=self.n_startup_trials,
+        )
+        study = self._study(_numbered(frozen, number), make_sampler(sampler, settings))
+        for key, value in _qmc_positions(records).items():
+            study._storage.set_study_system_attr(study._study_id, key, value)
+        return study
+
+    def _explored(
+        self, records: Sequence[ShadowTrial], sampler: str, *, is_grid: bool
+    ) -> Iterator[FrozenTrial]:
+        """Yield each configuration of the space once, at its furthest comparable value."""
+        distributions = exploration(self.space, is_grid=is_grid)
+        furthest: dict[object, ShadowTrial] = {}
+        for record in sorted(records, key=_progress, reverse=True):
+            furthest.setdefault(_identity(self.space, record.params), record)
+        for record in furthest.values():
+            place = coordinates(record.params, self.space, is_grid=is_grid)
+            if place is not None:
+                frozen = _seen_by(sampler, record)
+                frozen.params = place
+                frozen.distributions = {name: distributions[name] for name in place}
+                frozen.system_attrs = {}
+                yield frozen
+
+    def _study(self, trials: Sequence[FrozenTrial], sampler: BaseSampler) -> optuna.Study:
+        storage = InMemoryStorage()
+        study = optuna.create_study(
+            storage=storage,
+            study_name=self.study_name,
+            direction="maximize",
+            sampler=sampler,
+            pruner=NopPruner(),
+        )
+        for trial in trials:
+            storage.create_new_trial(study._study_id, template_trial=trial)
+        return study
+
+    def _proposal(
+        self,
+        study: optuna.Study,
+        trial: optuna.Trial,
+        params: Mapping[str, ParamValue],
+        number: int,
+    ) -> Proposal:
+        stored = stored_distributions(self.stored_space)
+        attrs = {
+            key: value
+            for key, value in _written(study, trial).items()
+            if key.startswith((_CMA_PREFIX, _QMC_PREFIX))
+        }
+        if any(key.startswith(_CMA_PREFIX) for key in attrs):
+            attrs[_SPACE_KEY] = _signature(study.get_trials(deepcopy=False))
+        return Proposal(
+            number=number,
+            params=params,
+            distributions={name: stored[name] for name in params},
+            system_attrs=attrs,
+        )
+
+
+def _next_number(records: Sequence[ShadowTrial]) -> int:
+    return max((record.number for record in records), default=-1) + 1
+
+
+def _identity(space: SearchSpace, params: Mapping[str, ParamValue]) -> object:
+    """Return what two trials of one configuration have in common."""
+    shown = ((name, params.get(name)) for name in space.active(params))
+    return tuple((n, f"{v:.12g}" if isinstance(v, float) else v) for n, v in shown)
+
+
+def _place(coordinates: Mapping[str, ParamValue]) -> object:
+    return tuple(coordinates.items())
+
+
+def _progress(record: ShadowTrial) -> tuple[int, int, int]:
+    """Say how far a trial came: full ones, then by step, then the older ones."""
+    ranks = {TrialState.COMPLETE: 3, TrialState.PRUNED: 2, TrialState.RUNNING: 1}
+    rank = ranks.get(_explored_state(record), 0)
+    return rank, max(record.intermediate_values, default=0), -record.number
+
+
+def _explored_state(record: ShadowTrial) -> TrialState:
+    if record.is_paused:
+        return TrialState.PRUNED
+    if record.state == TrialState.WAITING:
+        return TrialState.RUNNING
+    has_value = record.value is not None and math.isfinite(record.value)
+    if record.state == TrialState.COMPLETE and not has_value:
+        return TrialState.FAIL
+    return record.state
+
+
+def _seen_by(sampler: str, record: ShadowTrial) -> FrozenTrial:
+    """Build Optuna's trial of a record in the state that the sampler learns most from.
+
+    GP and CMA-ES learn from COMPLETE trials only and would propose what was pruned over and over,
+    so there a pruned or paused trial is complete, at its best validation. QMC does not learn; it
+    takes its parameters from the first trial that is PRUNED or COMPLETE, so all are.
+    """
+    state = _explored_state(record)
+    if sampler == "qmc":
+        return _frozen(record, TrialState.PRUNED)
+    values = [value for value in record.intermediate_values.values() if math.isfinite(value)]
+    if sampler in _LEARN_FROM_COMPLETE_ONLY and state == TrialState.PRUNED and values:
+        return _frozen(replace(record, value=max(values)), TrialState.COMPLETE)
+    return _frozen(record, state)
+
+
+def _frozen(record: ShadowTrial, state: TrialState) -> FrozenTrial:
+    """Build Optuna's trial of a record, without parameters."""
+    return FrozenTrial(
+        number=record.number,
+        trial_id=record.number,
+        state=state,
+        value=record.value if state == TrialState.COMPLETE else None,
+        datetime_start=_WHENEVER,
+        datetime_complete=_WHENEVER if state.is_finished() else None,
+        params={},
+        distributions={},
+        user_attrs={},
+        system_attrs=dict(record.system_attrs),
+        intermediate_values=dict(record.intermediate_values),
+    )
+
+
+def _numbered(trials: Iterable[FrozenTrial], number: int) -> list[FrozenTrial]:
+    """Put trials at their own numbers and placeholders, which no sampler reads, between them."""
+    by_number = {trial.number: trial for trial in trials}
+    waiting = TrialState.WAITING
+    return [
+        by_number.get(n) or _frozen(ShadowTrial(number=n, params={}, state=waiting), waiting)
+        for n in range(number)
+    ]
+
+
+def _new_trial(study: optuna.Study) -> optuna.Trial:
+    """Begin a trial. `study.ask()` would take a placeholder, which is WAITING, instead."""
+    return optuna.Trial(study, study._storage.create_new_trial(study._study_id))
+
+
+def _discard(study: optuna.Study, trial: optuna.Trial) -> None:
+    """End a trial that proposed nothing new.
+
+    `study.tell()` would let the exhaustive sampler stop the study, which raises outside of
+    `optimize()`.
+    """
+    study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+
+
+def _written(study: optuna.Study, trial: optuna.Trial) -> Mapping[str, Any]:
+    """Return what the sampler wrote to the trial and to the study."""
+    storage = study._storage
+    of_trial = storage.get_trial(trial._trial_id).system_attrs
+    return {**of_trial, **storage.get_study_system_attrs(study._study_id)}
+
+
+def _is_finite(distributions: Mapping[str, BaseDistribution]) -> bool:
+    return all(
+        not isinstance(distribution, FloatDistribution)
+        or distribution.step is not None
+        or distribution.single()
+        for distribution in distributions.values()
+    )
+
+
+def _qmc_positions(records: Sequence[ShadowTrial]) -> dict[str, int]:
+    """Return how far along its sequences QMC is; Optuna keeps that with the study."""
+    positions: dict[str, int] = {}
+    for record in records:
+        for key, value in record.system_attrs.items():
+            if key.startswith(_QMC_PREFIX):
+                positions[key] = max(value, positions.get(key, -1))
+    return positions
+
+
+def _signature(trials: Sequence[FrozenTrial]) -> str:
+    """Identify the parameters that CMA-ES models: those of every complete trial."""
+    text = repr(sorted(intersection_search_space(list(trials)).items()))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _cma_attrs(record: ShadowTrial, signature: str) -> dict[str, Any]:
+    """Return CMA-ES's state in a record, unless it is about other parameters or ranges.
+
+    Optuna would find an optimizer of another dimension, and never use CMA-ES again.
+    """
+    if record.system_attrs.get(_SPACE_KEY) != signature:
+        return {}
+    attrs = record.system_attrs.items()
+    return {key: value for key, value in attrs if key.startswith(_CMA_PREFIX)}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the lines of Optuna's log in `_NOISE` and no others."""
+
+    def is_news(entry: logging.LogRecord) -> bool:
+        return not entry.getMessage().startswith(_NOISE[entry.name])
+
+    loggers = [logging.getLogger(name) for name in _NOISE]
+    for logger in loggers:
+        logger.addFilter(is_news)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(is_news)
