@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from automl_ft.errors import ModelError
 __all__ = ["LayerMap", "map_layers"]
 
 _TRACE_TOKENS = 8
+_CODE_POINTS = 128
 _RIVAL_FRACTION = 0.1
 
 
@@ -204,7 +206,10 @@ def _trace(model: PreTrainedModel, base_name: str, blocks: list[str]) -> list[st
 
 def _run_once(model: PreTrainedModel) -> None:
     config = model.config.get_text_config()
-    tokens = [i for i in range(config.vocab_size) if i != config.pad_token_id][:_TRACE_TOKENS]
+    # CANINE reads code points and so has no vocabulary.
+    vocabulary = range(getattr(config, "vocab_size", _CODE_POINTS))
+    padding = getattr(config, "pad_token_id", None)
+    tokens = list(islice((token for token in vocabulary if token != padding), _TRACE_TOKENS))
     input_ids = torch.tensor([tokens], device=model.device)
     training = {module for module in model.modules() if module.training}
     model.eval()  # type: ignore[no-untyped-call]

@@ -111,6 +111,23 @@ def test_stacks_of_one_class_in_several_lists_are_one_stack_in_running_order():
     )
 
 
+def test_what_runs_between_two_blocks_belongs_to_the_lower_one():
+    # CANINE, which has no vocabulary, goes from characters to molecules after its first block.
+    model = make(
+        "canine", hidden_size=16, num_attention_heads=2, num_hidden_layers=2, intermediate_size=16,
+        max_position_embeddings=64, num_hash_buckets=64,
+    )  # fmt: skip
+    layer_map = map_layers(model)
+    assert layer_map.block_modules == (
+        "canine.initial_char_encoder.layer.0",
+        "canine.encoder.layer.0",
+        "canine.encoder.layer.1",
+        "canine.final_char_encoder.layer.0",
+    )
+    assert "canine.chars_to_molecules.conv.weight" in layer_map.blocks[0]
+    assert "canine.projection.conv.weight" in layer_map.blocks[2]
+
+
 def test_an_encoder_with_decoder_is_refused():
     model = make(
         "bart", vocab_size=50, d_model=16, encoder_layers=1, decoder_layers=1, encoder_ffn_dim=16,
