@@ -89,7 +89,9 @@ class DataConfig:
             raise checks.field_error(
                 "path", None, "a hub id, a file, a folder or a bundled data set", "Set `data.path`"
             )
-        checks.one_of("format", self.format, (None, "csv", "tsv", "json", "jsonl", "parquet", "arrow"))
+        checks.one_of(
+            "format", self.format, (None, "csv", "tsv", "json", "jsonl", "parquet", "arrow")
+        )
         checks.one_of("class_weights", self.class_weights, (None, "balanced"))
         if not 1 <= len(self.text) <= 2:
             raise checks.field_error("text", self.text, "one column, or two for sentence pairs")

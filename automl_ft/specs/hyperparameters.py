@@ -90,7 +90,10 @@ HYPERPARAMETERS: Mapping[str, Hyperparameter] = {
     "freezing": _str("none", FREEZING_STRATEGIES, "what stays frozen"),
     "frozen_layers": _int(0, 0, None, "blocks frozen from the bottom, with freezing bottom_layers"),
     "unfreezing_pace": _float(
-        0.5, 0.0, 1.0, "fraction of training after which all is unfrozen, with gradual_unfreezing",
+        0.5,
+        0.0,
+        1.0,
+        "fraction of training after which all is unfrozen, with gradual_unfreezing",
         low_open=True,
     ),
     "learning_rate": _float(5e-5, 0.0, 1.0, "peak learning rate of AdamW", low_open=True),

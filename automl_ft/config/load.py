@@ -1,0 +1,185 @@
+"""How does a study file, with options over it, become a `StudyConfig`?
+
+The command line wins over the file, the file over the defaults; where each setting came from is
+kept. All problems are reported in one `ConfigError`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from automl_ft.config.build import build
+from automl_ft.config.duration import parse_duration
+from automl_ft.config.study import StudyConfig
+from automl_ft.config.yaml_file import read_yaml
+from automl_ft.errors import ConfigError, Problem, did_you_mean
+from automl_ft.files.shipped import shipped_file, shipped_names
+
+__all__ = ["LoadedConfig", "default_name", "find_study_file", "load_config", "settings_of"]
+
+_MERGED_KEYS = frozenset({"space"})
+"""Mappings that a file gives as a whole; options below them replace single keys."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadedConfig:
+    """A study's config, and where each setting came from."""
+
+    config: StudyConfig
+    """The config, with a name."""
+    origins: Mapping[str, str]
+    """Origin of each setting by dotted key: `default`, `option` or the file's name."""
+
+
+def find_study_file(source: str) -> Path:
+    """Find a study file: a path, or the name of a shipped one.
+
+    Args:
+        source: What the user wrote, such as `studies/demo.yaml` or `demo`.
+
+    Returns:
+        The path of an existing file.
+
+    Raises:
+        ConfigError: There is no such file.
+    """
+    path = Path(source)
+    if path.is_file():
+        return path
+    shipped = shipped_file("studies", source) if re.fullmatch(r"[\w-]+", source) else None
+    if shipped is not None:
+        return shipped
+    kind = "is a folder, not a study file" if path.is_dir() else "there is no such study file"
+    hint = did_you_mean(source, shipped_names("studies"))
+    raise ConfigError(
+        [
+            Problem(
+                place=source,
+                message=f"{kind}. Give the path of a YAML file or the name of a shipped study."
+                f" {hint}".rstrip(),
+            )
+        ]
+    )
+
+
+def load_config(source: str | None, options: Mapping[str, Any] | None = None) -> LoadedConfig:
+    """Load a study file and lay options over it.
+
+    Args:
+        source: Path of a study file or name of a shipped one; None where options say it all.
+        options: Values by dotted key, such as `{"budget.trials": 5}`.
+
+    Returns:
+        The config, with a name, and the origins of its settings.
+
+    Raises:
+        ConfigError: Everything that is wrong with the file and the options.
+    """
+    problems: list[Problem] = []
+    plain: dict[str, Any] = {}
+    place = "options"
+    if source is not None:
+        path = find_study_file(source)
+        place = str(path)
+        plain, found = read_yaml(path)
+        problems.extend(found)
+    origins = dict.fromkeys(_leaves(_normalise(plain, place, problems)), place)
+    merged = _normalise(plain, place, [])
+    for key, value in (options or {}).items():
+        _set(merged, key, value, problems)
+        origins.update(dict.fromkeys(_leaves({key: value}), "option"))
+    _timeout(merged, "options" if "budget.timeout" in (options or {}) else place, problems)
+    config = build(StudyConfig, merged, place, problems)
+    if problems or config is None:
+        raise ConfigError(_unique(problems))
+    if config.name is None:
+        config = dataclasses.replace(config, name=default_name(config))
+    keys = _leaves(settings_of(config))
+    normal = {
+        "budget.timeout_seconds" if k == "budget.timeout" else k: v for k, v in origins.items()
+    }
+    return LoadedConfig(config=config, origins={key: normal.get(key, "default") for key in keys})
+
+
+def settings_of(config: StudyConfig) -> dict[str, Any]:
+    """Return a config as plain nested dicts, in the order of the fields.
+
+    Args:
+        config: The config.
+
+    Returns:
+        What a study file would hold, every default spelled out.
+    """
+    plain = dataclasses.asdict(config)
+    plain["space"] = dict(config.space) if isinstance(config.space, Mapping) else config.space
+    return plain
+
+
+def _normalise(plain: Mapping[str, Any], place: str, problems: list[Problem]) -> dict[str, Any]:
+    """Spell out the short forms: `model: NAME` and `data: PATH`."""
+    merged = {key: dict(v) if isinstance(v, Mapping) else v for key, v in plain.items()}
+    for key, field in (("model", "checkpoint"), ("data", "path")):
+        if isinstance(merged.get(key), (str, list)):
+            merged[key] = {field: merged[key]}
+        elif merged.get(key) is None and key in merged:
+            problems.append(Problem(place=f"{place}: {key}", message="missing; a value is needed."))
+    return merged
+
+
+def _set(merged: dict[str, Any], dotted: str, value: Any, problems: list[Problem]) -> None:
+    """Lay one option over the file."""
+    keys = {"model": "model.checkpoint", "data": "data.path"}.get(dotted, dotted).split(".")
+    below = merged
+    for key in keys[:-1]:
+        inner = below.get(key)
+        if key in _MERGED_KEYS and isinstance(inner, str):
+            message = f"`{dotted}` changes a space that is only named; give `{key}` as a mapping."
+            problems.append(Problem(place=f"options: {dotted}", message=message))
+            return
+        below[key] = dict(inner) if isinstance(inner, Mapping) else {}
+        below = below[key]
+    below[keys[-1]] = value
+
+
+def _timeout(merged: dict[str, Any], place: str, problems: list[Problem]) -> None:
+    """Turn `budget.timeout: 30m` into seconds."""
+    budget = merged.get("budget")
+    if not isinstance(budget, dict) or "timeout" not in budget:
+        return
+    text = budget.pop("timeout")
+    if text is None:
+        budget["timeout_seconds"] = None
+        return
+    try:
+        budget["timeout_seconds"] = parse_duration(text)
+    except (ValueError, AttributeError):
+        message = f"`{text}` is no duration; accepted are seconds or forms such as 90s, 30m, 1h30m."
+        problems.append(Problem(place=f"{place}: budget.timeout", message=message))
+
+
+def _leaves(plain: Mapping[str, Any], prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for key, value in plain.items():
+        dotted = f"{prefix}{key}"
+        if isinstance(value, Mapping) and dotted not in _MERGED_KEYS:
+            keys.extend(_leaves(value, f"{dotted}."))
+        else:
+            keys.append({"model": "model.checkpoint", "data": "data.path"}.get(dotted, dotted))
+    return keys
+
+
+def _unique(problems: list[Problem]) -> list[Problem]:
+    return list(dict.fromkeys(problems))
+
+
+def default_name(config: StudyConfig) -> str:
+    """Make a name of the model and the data, such as `distilbert-base-uncased-train`."""
+    source = config.data.path or config.data.train or "data"
+    first = source if isinstance(source, str) else source[0]
+    parts = (Path(config.model.checkpoint).name, Path(first).stem)
+    return re.sub(r"[^\w.+-]+", "-", "-".join(parts)).strip("-._")[:120] or "study"

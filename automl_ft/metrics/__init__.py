@@ -1,0 +1,1 @@
+"""Metrics of predictions; NumPy and scikit-learn only."""

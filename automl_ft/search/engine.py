@@ -1,0 +1,410 @@
+"""The search: ask, run, tell.
+
+The timeline of a study, from the first line of `search` to the last:
+
+    open_study          space file; a worker reads data and model; create or check the study
+    lock                one supervisor; trials that a killed one left RUNNING wait again
+    loop
+      fill              every idle worker gets a trial: a waiting one (paused, or put in line by
+                        the user), the default recipe if there is none yet, else a proposal of
+                        the sampler on the shadow study
+      handle            progress    -> live view
+                        validation  -> report to the database, ask the pruner, answer the worker
+                        result      -> COMPLETE, PRUNED, WAITING (paused) or FAIL; tidy up files
+                        death       -> the trial waits again once; a new worker
+      check             interrupt, deadline, converged, grid exhausted, first three failed alike
+    stop                running trials are paused with a checkpoint; workers end; ledger closed
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.pruners import BasePruner
+from optuna.trial import TrialState
+
+from automl_ft.errors import ConfigError, SearchFailedError
+from automl_ft.search.checkpoints import Shelf
+from automl_ft.search.events import SearchListener, SearchSnapshot, StopReason
+from automl_ft.search.interrupt import Interrupt
+from automl_ft.search.live import LiveTrial
+from automl_ft.search.opening import OpenedStudy
+from automl_ft.search.ranking import best_trial
+from automl_ft.search.shadow import ShadowStudy
+from automl_ft.search.stopping import ActiveClock, num_configurations, stop_proposing
+from automl_ft.search.team import Team, death_message
+from automl_ft.search.trials import (
+    add_configuration,
+    add_proposal,
+    adopt_foreign,
+    invalid_message,
+    shadow_trials,
+    trial_spec,
+)
+from automl_ft.specs.decision import Decision
+from automl_ft.specs.failure import FailureKind, TrialFailure
+from automl_ft.specs.trial import Outcome, TrialCost, TrialResult
+from automl_ft.storage.records import TrialRecord, result_attrs
+from automl_ft.workers.base import Worker, WorkerDied, WorkerEvent
+from automl_ft.workers.protocol import (
+    Ready,
+    TrialEvaluation,
+    TrialProgress,
+    TrialResulted,
+    WorkerError,
+)
+
+__all__ = ["Engine", "EngineParts"]
+
+_TOUCH_SECONDS = 2.0
+_MAX_DEATHS = 2
+_ALIKE = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineParts:
+    """What an engine works with."""
+
+    opened: OpenedStudy
+    """The study."""
+    team: Team
+    """Its workers."""
+    shadow: ShadowStudy
+    """Proposes and judges."""
+    pruner: BasePruner
+    """Optuna's pruner."""
+    clock: ActiveClock
+    """Active seconds."""
+    listener: SearchListener
+    """Told of everything."""
+    interrupt: Interrupt
+    """The user's wish to stop."""
+
+
+class Engine:
+    """Runs one search to its end; used once."""
+
+    def __init__(self, parts: EngineParts) -> None:
+        """Store the parts.
+
+        Args:
+            parts: What it works with.
+        """
+        self._parts = parts
+        self._store = parts.opened.store
+        self._idle: list[Worker] = []
+        self._live: dict[int, LiveTrial] = {}
+        self._reason: StopReason | None = None
+        self._error: SearchFailedError | None = None
+        self._is_pausing = False
+        self._deaths: Counter[int] = Counter()
+        self._worker_deaths = 0
+        self._ended: list[TrialResult] = []
+        self._touched = 0.0
+        self._trials: list[TrialRecord] = []
+        self._shelf = Shelf(parts.opened.store, parts.opened.folder, parts.opened.config)
+
+    def run(self, workers: Sequence[Worker]) -> StopReason:
+        """Search until a budget or the user ends it.
+
+        Args:
+            workers: Ready to run trials.
+
+        Returns:
+            Why it ended.
+
+        Raises:
+            SearchFailedError: The first three trials failed alike, or workers keep dying.
+            StorageError: The database fails.
+        """
+        self._idle = list(workers)
+        self._refresh()
+        while True:
+            self._check()
+            if not self._is_pausing:
+                self._fill()
+            if not self._live and (self._is_pausing or self._reason is not None):
+                break
+            event = self._parts.team.next_event()
+            if event is not None:
+                self._handle(event)
+        self._store.touch_run(self._parts.clock.this_run())
+        if self._error is not None:
+            raise self._error
+        assert self._reason is not None
+        return self._reason
+
+    def _fill(self) -> None:
+        """Give every idle worker a trial, or find out why there is none."""
+        while self._idle and not self._is_pausing:
+            trial = self._next_waiting() or self._next_new()
+            if trial is None:
+                return
+            self._start(trial, self._idle.pop(0))
+
+    def _next_waiting(self) -> TrialRecord | None:
+        """Claim a waiting trial: paused ones first, then those the user put in line."""
+        self._refresh()
+        waiting = [trial for trial in self._trials if trial.state is TrialState.WAITING]
+        for trial in sorted(waiting, key=lambda t: (not t.is_paused, t.number)):
+            if not self._store.claim(trial.number):
+                continue
+            if not trial.hyperparameters and not self._adopt(trial):
+                continue
+            return self._store.trial(trial.number)
+        return None
+
+    def _adopt(self, trial: TrialRecord) -> bool:
+        """Complete a trial that plain Optuna put in line, or fail it."""
+        try:
+            adopt_foreign(self._store, self._parts.opened.stored_space, trial)
+        except ConfigError as error:
+            failure = TrialFailure(kind=FailureKind.ERROR, message=invalid_message(error))
+            self._store.finish(
+                trial.number, TrialState.FAIL, None, result_attrs(_failed(trial.number, failure))
+            )
+            self._parts.listener.message(f"Trial {trial.number} cannot run: {failure.message}")
+            return False
+        return True
+
+    def _next_new(self) -> TrialRecord | None:
+        """Add the default recipe or a proposal; remember why there is none."""
+        opened = self._parts.opened
+        reason = stop_proposing(self._trials, opened.config.budget)
+        if reason is None and not any(t.origin == "default" for t in self._trials):
+            number = add_configuration(
+                self._store,
+                opened.stored_space,
+                opened.space.default_params(),
+                origin="default",
+                state=TrialState.RUNNING,
+            )
+            return self._store.trial(number)
+        proposal = None
+        if reason is None:
+            proposal = self._parts.shadow.propose(shadow_trials(self._trials))
+            reason = StopReason.EXHAUSTED if proposal is None else None
+        if proposal is None:
+            self._reason = reason
+            return None
+        number = add_proposal(self._store, opened.space, proposal)
+        return self._store.trial(number)
+
+    def _start(self, trial: TrialRecord, worker: Worker) -> None:
+        opened = self._parts.opened
+        values = [value for _, value in sorted(trial.intermediate_values.items())]
+        self._live[trial.number] = LiveTrial(
+            number=trial.number, worker=worker.index, params=trial.params, curve=values
+        )
+        worker.run([trial_spec(trial, opened.config, opened.folder)])
+        self._refresh()
+        self._parts.listener.trial_started(
+            self.snapshot(), trial.number, is_resumed=bool(trial.intermediate_values)
+        )
+
+    def _handle(self, event: WorkerEvent) -> None:
+        message = event.message
+        if isinstance(message, TrialProgress):
+            self._progress(message)
+        elif isinstance(message, TrialEvaluation):
+            self._evaluation(message, event.worker)
+        elif isinstance(message, TrialResulted):
+            self._idle.append(self._parts.team.worker(event.worker))
+            self._result(message.result)
+        elif isinstance(message, WorkerDied):
+            self._death(event.worker, death_message(message))
+        elif isinstance(message, WorkerError):
+            self._death(event.worker, f"{message.kind}: {message.message}\n{message.traceback}")
+        elif isinstance(message, Ready):
+            self._idle.append(self._parts.team.worker(event.worker))
+
+    def _progress(self, message: TrialProgress) -> None:
+        live = self._live.get(message.number)
+        if live is not None:
+            live.advance(message.progress)
+            self._parts.listener.changed(self.snapshot())
+
+    def _evaluation(self, message: TrialEvaluation, worker: int) -> None:
+        live = self._live[message.number]
+        evaluation = message.evaluation
+        value = evaluation.metrics[f"validation_{self._parts.opened.config.objective}"]
+        stored = self._store.trial(message.number).intermediate_values
+        if evaluation.step not in stored:
+            live.curve.append(value)
+        decision = self._decide(live, evaluation.step, value)
+        self._parts.team.worker(worker).decide(message.number, decision)
+        self._parts.listener.changed(self.snapshot())
+
+    def _decide(self, live: LiveTrial, step: int, value: float) -> Decision:
+        """Report to the database and ask the pruner."""
+        try:
+            self._store.report(live.number, step, value)
+        except UpdateFinishedTrialError:
+            live.is_stopped_by_user = True
+            return Decision.PRUNE
+        self._refresh()
+        trial = self._trials[live.number]
+        if trial.origin == "default":
+            return Decision.CONTINUE  # what everything is compared with runs its full length
+        verdict = self._parts.shadow.should_prune(
+            self._parts.pruner, shadow_trials(self._trials), live.number
+        )
+        if verdict.system_attrs:
+            with contextlib.suppress(UpdateFinishedTrialError):
+                self._store.set_system_attrs(live.number, verdict.system_attrs)
+        return Decision.PRUNE if verdict.is_pruned else Decision.CONTINUE
+
+    def _result(self, result: TrialResult) -> None:
+        live = self._live.pop(result.number)
+        attrs = result_attrs(result)
+        if live.is_stopped_by_user or not self._tell(result, attrs):
+            self._parts.listener.message(
+                f"Trial {result.number} was ended by the user; it is left as it is."
+            )
+            self._shelf.drop(result.number)
+        else:
+            self._shelf.tidy(result)
+        self._refresh()
+        if result.outcome is not Outcome.PAUSED:
+            self._ended.append(result)
+            self._check_alike()
+        self._parts.listener.trial_ended(self.snapshot(), result)
+
+    def _tell(self, result: TrialResult, attrs: dict[str, object]) -> bool:
+        """Write how a run ended; False if the user ended the trial meanwhile."""
+        number = result.number
+        if result.outcome is Outcome.COMPLETE:
+            return self._store.finish(number, TrialState.COMPLETE, result.value, attrs)
+        if result.outcome is Outcome.PRUNED:
+            last = self._store.trial(number).intermediate_values
+            value = last[max(last)] if last else None
+            return self._store.finish(number, TrialState.PRUNED, value, attrs)
+        if result.outcome is Outcome.FAILED:
+            return self._store.finish(number, TrialState.FAIL, None, attrs)
+        try:
+            self._store.set_attrs(number, attrs)
+        except UpdateFinishedTrialError:
+            return False
+        return self._store.release(number)
+
+    def _death(self, index: int, message: str) -> None:
+        """Let the trial of a dead worker wait again, once; start another worker."""
+        self._worker_deaths += 1
+        self._idle = [worker for worker in self._idle if worker.index != index]
+        for live in [live for live in self._live.values() if live.worker == index]:
+            self._deaths[live.number] += 1
+            if self._deaths[live.number] < _MAX_DEATHS:
+                del self._live[live.number]
+                self._store.release(live.number)
+                self._parts.listener.message(
+                    f"Trial {live.number} lost its worker and goes on from its checkpoint."
+                    f" {message}"
+                )
+            else:
+                failure = TrialFailure(
+                    kind=FailureKind.WORKER_DIED, message=message.splitlines()[0], traceback=message
+                )
+                self._result(_failed(live.number, failure))
+        if self._worker_deaths > 2 * _ALIKE + len(self._ended):
+            self._stop(error=SearchFailedError(f"Worker processes keep dying. {message}"))
+        if not self._is_pausing:
+            self._parts.team.replace(index)
+
+    def _check(self) -> None:
+        """Look at the user's wish and the deadline; keep the ledger."""
+        seconds = self._parts.clock.this_run()
+        if seconds - self._touched >= _TOUCH_SECONDS:
+            self._touched = seconds
+            self._store.touch_run(seconds)
+        if self._is_pausing:
+            return
+        timeout = self._parts.opened.config.budget.timeout_seconds
+        if self._parts.interrupt:
+            self._stop(StopReason.INTERRUPTED)
+        elif timeout is not None and self._parts.clock.total() >= timeout:
+            self._stop(StopReason.TIMEOUT)
+
+    def _check_alike(self) -> None:
+        """Stop where the first three trials of this run failed for one reason."""
+        first = self._ended[:_ALIKE]
+        reasons = {_reason(result) for result in first}
+        if len(first) == _ALIKE and len(reasons) == 1 and None not in reasons:
+            failure = first[-1].failure
+            assert failure is not None
+            self._stop(
+                error=SearchFailedError(
+                    f"The first {_ALIKE} trials failed for the same reason, so the search stopped."
+                    f" {failure.kind.value}: {failure.message}\n{failure.traceback}".rstrip()
+                )
+            )
+
+    def _stop(
+        self, reason: StopReason | None = None, error: SearchFailedError | None = None
+    ) -> None:
+        if self._is_pausing:
+            return
+        self._is_pausing = True
+        self._reason, self._error = reason, error
+        for index in {live.worker for live in self._live.values()}:
+            self._parts.team.worker(index).pause()
+
+    def _refresh(self) -> None:
+        self._trials = self._store.trials()
+
+    def snapshot(self) -> SearchSnapshot:
+        """Return the state of the search now.
+
+        Returns:
+            Everything that a live view shows.
+        """
+        config = self._parts.opened.config
+        best = best_trial(self._trials)
+        default = next((t for t in self._trials if t.origin == "default"), None)
+        return SearchSnapshot(
+            study_name=self._store.name,
+            objective=config.objective,
+            counts=_counts(self._trials),
+            num_configurations=num_configurations(self._trials),
+            total_configurations=config.budget.trials,
+            running=tuple(live.view() for live in self._live.values()),
+            best_number=None if best is None else best.number,
+            best_value=None if best is None else best.value,
+            best_params={} if best is None else best.params,
+            default_value=None if default is None else default.value,
+            active_seconds=self._parts.clock.total(),
+            timeout_seconds=config.budget.timeout_seconds,
+        )
+
+
+def _counts(trials: Sequence[TrialRecord]) -> dict[str, int]:
+    names = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
+    counts = dict.fromkeys(("complete", "pruned", "failed", "running", "waiting"), 0)
+    for trial in trials:
+        counts[names.get(trial.state.name, trial.state.name.lower())] += 1
+    return counts
+
+
+def _reason(result: TrialResult) -> str | None:
+    """Return what two failures must share to be alike: the kind, and for errors the exception."""
+    if result.failure is None:
+        return None
+    if result.failure.kind is FailureKind.ERROR:
+        return f"error {result.failure.message.split(':')[0]}"
+    return result.failure.kind.value
+
+
+def _failed(number: int, failure: TrialFailure) -> TrialResult:
+    return TrialResult(
+        number=number,
+        outcome=Outcome.FAILED,
+        value=None,
+        best_step=None,
+        metrics={},
+        evaluations=(),
+        cost=TrialCost(seconds=0.0, examples=0, peak_memory_mib=0.0),
+        failure=failure,
+    )

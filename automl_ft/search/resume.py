@@ -1,0 +1,135 @@
+"""May a study go on with what is asked for now?
+
+Data, models, objective, task and what defines a trial must be the same; budgets, sampler, pruner
+and how many trials run at once may change; the search space may grow.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from automl_ft.config.load import settings_of
+from automl_ft.config.study import StudyConfig
+from automl_ft.errors import ConfigError, StudyExistsError
+from automl_ft.space.growth import growth_problems
+from automl_ft.space.spec import SearchSpace
+from automl_ft.specs.facts import StudyFacts
+from automl_ft.storage.records import StudyRecord
+
+__all__ = ["check_resumable", "differences"]
+
+_MUST_AGREE = (
+    "task",
+    "model.checkpoint",
+    "model.revision",
+    "data.text",
+    "data.label",
+    "data.group",
+    "data.validation",
+    "data.test",
+    "data.max_length",
+    "data.class_weights",
+    "objective",
+    "positive_label",
+    "seed",
+    "training.precision",
+    "training.micro_batch_size",
+    "training.validations_per_epoch",
+    "training.early_stopping_patience",
+    "training.seed",
+)
+"""Settings that define what a trial's value means. Where data lies may change; what it holds is
+compared by its fingerprint."""
+
+
+def differences(record: StudyRecord, config: StudyConfig, facts: StudyFacts) -> list[str]:
+    """List what differs between a stored study and what is asked for now.
+
+    Args:
+        record: The stored study.
+        config: What is asked for.
+        facts: What preparing it found out.
+
+    Returns:
+        A line for each difference, with both values; empty if the study may go on.
+    """
+    before, now = settings_of(record.config), settings_of(config)
+    lines = []
+    for key in _MUST_AGREE:
+        old, new = _at(before, key), _at(now, key)
+        if old != new:
+            lines.append(f"{key}: stored `{_shown(old)}`, now `{_shown(new)}`")
+    return lines + _data_differences(record.facts, facts) + _model_differences(record.facts, facts)
+
+
+def check_resumable(
+    record: StudyRecord, config: StudyConfig, facts: StudyFacts, space: SearchSpace
+) -> None:
+    """Refuse to resume a study that differs.
+
+    Args:
+        record: The stored study.
+        config: What is asked for.
+        facts: What preparing it found out.
+        space: The search space asked for, resolved.
+
+    Raises:
+        StudyExistsError: With the list of what differs.
+        ConfigError: The space changed in a way that is no growth.
+    """
+    lines = differences(record, config, facts)
+    if lines:
+        listed = "\n".join(f"  {line}" for line in lines)
+        raise StudyExistsError(
+            f"Study `{record.name}` exists and differs from what is asked for:\n{listed}\n"
+            "Give the stored values to go on with it, or another --name for a new study."
+        )
+    problems = growth_problems(SearchSpace.from_plain(record.space), space)
+    if problems:
+        raise ConfigError(problems)
+
+
+def _data_differences(old: StudyFacts, new: StudyFacts) -> list[str]:
+    lines = []
+    if old.data.labels != new.data.labels:
+        lines.append(f"labels: stored `{_shown(old.data.labels)}`, now `{_shown(new.data.labels)}`")
+    for split, fingerprint in old.data.split_fingerprints.items():
+        if fingerprint != new.data.split_fingerprints.get(split):
+            lines.append(
+                f"data, {split} split: stored {old.data.num_examples.get(split, 0)} rows with"
+                f" fingerprint {fingerprint[:12]}, now {new.data.num_examples.get(split, 0)} rows"
+                f" with {new.data.split_fingerprints.get(split, 'none')[:12]}"
+            )
+    return lines
+
+
+def _model_differences(old: StudyFacts, new: StudyFacts) -> list[str]:
+    lines = []
+    current = {facts.checkpoint: facts for facts in new.checkpoints}
+    for facts in old.checkpoints:
+        other = current.get(facts.checkpoint)
+        if other is not None and other.weights_hash != facts.weights_hash:
+            lines.append(
+                f"weights of {facts.checkpoint}: stored {facts.weights_hash[:12]},"
+                f" now {other.weights_hash[:12]}"
+            )
+        if other is not None and other.max_length != facts.max_length:
+            lines.append(
+                f"max_length of {facts.checkpoint}: stored {facts.max_length},"
+                f" now {other.max_length}"
+            )
+    return lines
+
+
+def _at(settings: dict[str, Any], dotted: str) -> Any:
+    value: Any = settings
+    for key in dotted.split("."):
+        value = value[key]
+    return list(value) if isinstance(value, (tuple, list)) else value
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, (tuple, list)):
+        listed = ", ".join(str(item) for item in value[:8])
+        return f"{listed}, ... ({len(value)} in all)" if len(value) > 8 else listed
+    return "none" if value is None else str(value)

@@ -1,0 +1,184 @@
+"""One search from start to end: open the study, run the engine, leave everything tidy."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from automl_ft.config.load import default_name, settings_of
+from automl_ft.config.study import StudyConfig
+from automl_ft.search.engine import Engine, EngineParts
+from automl_ft.search.events import SearchListener, SilentListener, StopReason
+from automl_ft.search.interrupt import Interrupt, catch_signals
+from automl_ft.search.opening import OpenedStudy, open_study, store_changes
+from automl_ft.search.pruners import PrunerSettings, make_pruner
+from automl_ft.search.samplers import startup_trials
+from automl_ft.search.shadow import ShadowStudy
+from automl_ft.search.stopping import ActiveClock
+from automl_ft.search.team import InterruptedSetUpError, Team, WorkerFactory, start_process
+from automl_ft.space.spec import CategoricalParam, Fixed, IntParam, SearchSpace
+from automl_ft.specs.hyperparameters import HYPERPARAMETERS
+
+__all__ = ["SearchOutcome", "run_search"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchOutcome:
+    """How a search ended."""
+
+    study_name: str
+    """The study."""
+    stop_reason: StopReason
+    """Why it ended."""
+    storage: str | None
+    """The database's URL without its password; None if it ended before there was a study."""
+    folder: Path | None
+    """The study's folder; None if it ended before there was a study."""
+
+
+def run_search(
+    config: StudyConfig,
+    *,
+    origins: Mapping[str, str] | None = None,
+    listener: SearchListener | None = None,
+    factory: WorkerFactory = start_process,
+) -> SearchOutcome:
+    """Create or resume a study and search until a budget or the user ends it.
+
+    The first SIGINT or SIGTERM pauses the running trials and ends the search; the second raises
+    KeyboardInterrupt at once. Either way a rerun goes on.
+
+    Args:
+        config: What is asked for; without a name it gets one of its model and data.
+        origins: Where each setting came from, to be stored; None says that a program gave them.
+        listener: Told of everything; None for silence.
+        factory: Starts workers.
+
+    Returns:
+        How it ended.
+
+    Raises:
+        UsageError: Anything is wrong with the input; then nothing was created.
+        SearchFailedError: The search could not go on.
+        KeyboardInterrupt: The user interrupted twice.
+    """
+    started = time.monotonic()
+    if config.name is None:
+        config = dataclasses.replace(config, name=default_name(config))
+    origins = dict.fromkeys(settings_of(config), "program") if origins is None else origins
+    listener = listener or SilentListener()
+    interrupt = Interrupt()
+    with catch_signals(interrupt):
+        team = Team(factory, interrupt)
+        try:
+            outcome = _search(config, origins, team, listener, started)
+        except BaseException:
+            team.close(at_once=True)
+            raise
+        team.close(at_once=outcome.folder is None)
+    return outcome
+
+
+def _search(
+    config: StudyConfig,
+    origins: Mapping[str, str],
+    team: Team,
+    listener: SearchListener,
+    started: float,
+) -> SearchOutcome:
+    try:
+        opened = open_study(config, origins, team, listener)
+    except InterruptedSetUpError:
+        return SearchOutcome(
+            study_name=str(config.name),
+            stop_reason=StopReason.INTERRUPTED,
+            storage=None,
+            folder=None,
+        )
+    with opened.store.lock(opened.folder.path):
+        return _supervise(opened, origins, team, listener, started)
+
+
+def _supervise(
+    opened: OpenedStudy,
+    origins: Mapping[str, str],
+    team: Team,
+    listener: SearchListener,
+    started: float,
+) -> SearchOutcome:
+    """Run the engine as the study's one supervisor, and close the ledger whatever happens."""
+    store = opened.store
+    opened.folder.claim(store.name, store.record.created_at.isoformat())
+    if opened.is_resumed:
+        store_changes(opened, origins)
+    store.recover_stale()
+    clock = ActiveClock(earlier_seconds=store.active_seconds(), started=started)
+    store.start_run()
+    reason = "failed"
+    try:
+        stop = _run_engine(opened, team, listener, clock)
+        reason = stop.value
+    except KeyboardInterrupt:
+        reason = "left at once"
+        raise
+    finally:
+        store.touch_run(clock.this_run())
+        store.end_run(reason)
+    return SearchOutcome(
+        study_name=store.name,
+        stop_reason=stop,
+        storage=store.location,
+        folder=opened.folder.path,
+    )
+
+
+def _run_engine(
+    opened: OpenedStudy, team: Team, listener: SearchListener, clock: ActiveClock
+) -> StopReason:
+    config = opened.config
+    listener.prepared(opened.facts, is_resumed=opened.is_resumed)
+    listener.preparing("opening the workers")
+    try:
+        workers = team.open(config, opened.facts, opened.folder)
+    except InterruptedSetUpError:
+        return StopReason.INTERRUPTED
+    train = opened.facts.data.num_examples["train"]
+    settings = PrunerSettings(
+        min_resource=max(1, round(train / config.training.validations_per_epoch)),
+        max_resource=train * _most_epochs(opened.space),
+    )
+    parts = EngineParts(
+        opened=opened,
+        team=team,
+        shadow=ShadowStudy(
+            space=opened.space,
+            stored_space=opened.stored_space,
+            sampler=config.sampler,
+            seed=config.seed,
+            study_name=opened.store.name,
+            n_startup_trials=startup_trials(config.budget.trials),
+        ),
+        pruner=make_pruner(config.pruner, settings),
+        clock=clock,
+        listener=listener,
+        interrupt=team.interrupt,
+    )
+    return Engine(parts).run(workers)
+
+
+def _most_epochs(space: SearchSpace) -> int:
+    """Return the epochs of the longest trial that a space allows."""
+    param = space.find("epochs")
+    if isinstance(param, IntParam):
+        return param.bounds[1]
+    values: tuple[object, ...] = ()
+    if isinstance(param, CategoricalParam):
+        values = param.choices
+    elif isinstance(param, Fixed):
+        values = (param.value,)
+    else:
+        values = (HYPERPARAMETERS["epochs"].default,)
+    return max((value for value in values if isinstance(value, int)), default=1)

@@ -1,0 +1,95 @@
+"""When does a search end? Budgets of configurations and active seconds, and convergence."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from automl_ft.config.study import BudgetConfig
+from automl_ft.search.events import StopReason
+from automl_ft.storage.records import TrialRecord
+
+__all__ = ["ActiveClock", "has_converged", "num_configurations", "stop_proposing"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ActiveClock:
+    """Active seconds of a study: those of earlier runs and this one's so far."""
+
+    earlier_seconds: float
+    """Active seconds of earlier runs."""
+    started: float
+    """`now()` when this run began, set-up included."""
+    now: Callable[[], float] = time.monotonic
+    """A monotonic clock in seconds."""
+
+    def this_run(self) -> float:
+        """Return this run's seconds.
+
+        Returns:
+            Seconds, 0 or more.
+        """
+        return self.now() - self.started
+
+    def total(self) -> float:
+        """Return the seconds of all runs together.
+
+        Returns:
+            Seconds, 0 or more.
+        """
+        return self.earlier_seconds + self.this_run()
+
+
+def num_configurations(trials: Sequence[TrialRecord]) -> int:
+    """Count configurations: trials that do not repeat another one.
+
+    Args:
+        trials: All trials of a study, in any state.
+
+    Returns:
+        The number that `budget.trials` limits.
+    """
+    return sum(trial.rerun_of is None for trial in trials)
+
+
+def has_converged(trials: Sequence[TrialRecord], budget: BudgetConfig) -> bool:
+    """Tell whether the last finished trials brought nothing better.
+
+    Args:
+        trials: All trials of a study.
+        budget: `patience` and `min_improvement`.
+
+    Returns:
+        True once `patience` finished trials in a row did not beat the best before them by more
+        than `min_improvement`. Failed trials say nothing and are passed over.
+    """
+    if budget.patience is None:
+        return False
+    ended = sorted(
+        (trial for trial in trials if trial.ended is not None and trial.failure is None),
+        key=lambda trial: (trial.ended, trial.number),
+    )
+    best, without_gain = float("-inf"), 0
+    for trial in ended:
+        is_complete = trial.state.name == "COMPLETE" and trial.value is not None
+        value = trial.value if is_complete and trial.value is not None else float("-inf")
+        gain = value > best + budget.min_improvement or (best == float("-inf") and is_complete)
+        without_gain = 0 if gain else without_gain + 1
+        best = max(best, value)
+    return without_gain >= budget.patience
+
+
+def stop_proposing(trials: Sequence[TrialRecord], budget: BudgetConfig) -> StopReason | None:
+    """Say why no further configuration is proposed.
+
+    Args:
+        trials: All trials of a study.
+        budget: The budget.
+
+    Returns:
+        TRIALS or CONVERGED, or None while the search goes on.
+    """
+    if num_configurations(trials) >= budget.trials:
+        return StopReason.TRIALS
+    return StopReason.CONVERGED if has_converged(trials, budget) else None

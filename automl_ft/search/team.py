@@ -1,0 +1,243 @@
+"""The workers of a search: started, opened, replaced when they die, ended.
+
+Every wait looks at the interrupt, so that Ctrl-C works during set-up too.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import automl_ft.errors as errors
+from automl_ft.config.study import StudyConfig
+from automl_ft.errors import AutomlFtError, SearchFailedError
+from automl_ft.search.folder import StudyFolder
+from automl_ft.search.interrupt import Interrupt
+from automl_ft.specs.facts import StudyFacts
+from automl_ft.workers.base import EventQueue, Worker, WorkerDied, WorkerEvent
+from automl_ft.workers.processes import ProcessWorker
+from automl_ft.workers.protocol import Keep, Message, Open, Prepare, Prepared, Ready, WorkerError
+
+__all__ = ["InterruptedSetUpError", "Team", "WorkerFactory", "start_process"]
+
+_POLL_SECONDS = 0.2
+
+
+class InterruptedSetUpError(Exception):
+    """The user interrupted before the first trial."""
+
+
+class WorkerFactory(Protocol):
+    """Starts a worker."""
+
+    def __call__(self, index: int, events: EventQueue, log: Path | None) -> Worker:
+        """Start a worker.
+
+        Args:
+            index: Its number.
+            events: Where its events go.
+            log: Where its output goes; None before the study has a folder.
+
+        Returns:
+            The worker.
+        """
+        ...
+
+
+def start_process(index: int, events: EventQueue, log: Path | None) -> Worker:
+    """Start a worker in a local process.
+
+    Args:
+        index: Its number.
+        events: Where its events go.
+        log: Where its output goes.
+
+    Returns:
+        The worker.
+    """
+    worker = ProcessWorker(index, events)
+    if log is not None:
+        worker.log_to(log)
+    return worker
+
+
+class Team:
+    """All workers of one search, on one queue of events."""
+
+    def __init__(self, factory: WorkerFactory, interrupt: Interrupt) -> None:
+        """Store the parts; no worker starts yet.
+
+        Args:
+            factory: Starts workers.
+            interrupt: Ends every wait during set-up.
+        """
+        self.events: EventQueue = queue.Queue()
+        self._factory = factory
+        self.interrupt = interrupt
+        self._workers: dict[int, Worker] = {}
+        self._opening: Callable[[], Message] | None = None
+        self._folder: StudyFolder | None = None
+        self._next_index = 0
+
+    def prepare(
+        self, config: StudyConfig, checkpoints: tuple[str, ...], kept_in: Path | None
+    ) -> StudyFacts:
+        """Have a first worker read data and models.
+
+        Args:
+            config: The study.
+            checkpoints: Checkpoints that trials may use.
+            kept_in: Folder of an existing study.
+
+        Returns:
+            What it found out.
+
+        Raises:
+            UsageError: Data or models cannot be used.
+            InterruptedSetUpError: The user interrupted.
+            SearchFailedError: The worker died.
+        """
+        first = self._start(None)
+        kept = None if kept_in is None else str(kept_in)
+        first.send(Prepare(config=config, checkpoints=checkpoints, kept_in=kept))
+        answer = self._wait_for(Prepared)
+        assert isinstance(answer, Prepared)
+        return answer.facts
+
+    def open(self, config: StudyConfig, facts: StudyFacts, folder: StudyFolder) -> list[Worker]:
+        """Keep what was prepared, and open the study in all workers.
+
+        Args:
+            config: The study.
+            facts: Its facts.
+            folder: Its folder.
+
+        Returns:
+            The workers, ready to run trials.
+
+        Raises:
+            UsageError: A worker cannot open the study.
+            InterruptedSetUpError: The user interrupted.
+            SearchFailedError: A worker died.
+        """
+        (first,) = self._workers.values()
+        first.send(Keep(folder=str(folder.path)))
+        self._wait_for(Ready)
+        threads = config.training.threads or max(1, (os.cpu_count() or 1) // config.workers)
+        self._folder = folder
+        self._opening = lambda: Open(
+            config=config, facts=facts, folder=str(folder.path), threads=threads
+        )
+        for _ in range(config.workers - 1):
+            self._start(folder.log(self._next_index))
+        if isinstance(first, ProcessWorker):
+            first.log_to(folder.log(first.index))
+        for worker in self._workers.values():
+            worker.send(self._opening())
+        for _ in self._workers:
+            self._wait_for(Ready)
+        return list(self._workers.values())
+
+    def replace(self, index: int) -> None:
+        """Start a worker in place of one that died; `Ready` comes as an event.
+
+        Args:
+            index: The one that died.
+        """
+        assert self._opening is not None
+        assert self._folder is not None
+        self._workers.pop(index).close(at_once=True)
+        self._start(self._folder.log(self._next_index)).send(self._opening())
+
+    def worker(self, index: int) -> Worker:
+        """Return a worker by its number.
+
+        Args:
+            index: The number.
+
+        Returns:
+            The worker.
+        """
+        return self._workers[index]
+
+    def close(self, *, at_once: bool = False) -> None:
+        """End all workers.
+
+        Args:
+            at_once: Kill them.
+        """
+        for worker in self._workers.values():
+            worker.close(at_once=at_once)
+        self._workers.clear()
+
+    def next_event(self, timeout: float = _POLL_SECONDS) -> WorkerEvent | None:
+        """Wait for an event, for a short time.
+
+        Args:
+            timeout: Seconds at most.
+
+        Returns:
+            The event, or None.
+        """
+        try:
+            return self.events.get(timeout=timeout)
+        except queue.Empty:
+            return None
+
+    def _start(self, log: Path | None) -> Worker:
+        worker = self._factory(self._next_index, self.events, log)
+        self._workers[worker.index] = worker
+        self._next_index += 1
+        return worker
+
+    def _wait_for(self, kind: type[Message]) -> Message:
+        while True:
+            if self.interrupt:
+                raise InterruptedSetUpError
+            event = self.next_event()
+            if event is None:
+                continue
+            if isinstance(event.message, WorkerDied):
+                raise SearchFailedError(death_message(event.message))
+            if isinstance(event.message, WorkerError):
+                raise error_of(event.message)
+            if isinstance(event.message, kind):
+                return event.message
+
+
+def error_of(message: WorkerError) -> AutomlFtError:
+    """Turn what a worker reports back into an exception.
+
+    Args:
+        message: The report.
+
+    Returns:
+        An exception of the same class where it is one of ours; else a SearchFailedError with the
+        traceback.
+    """
+    kind = getattr(errors, message.kind, None)
+    is_ours = isinstance(kind, type) and issubclass(kind, AutomlFtError)
+    if is_ours and kind is not None and not issubclass(kind, errors.ConfigError):
+        return kind(message.message)  # type: ignore[no-any-return]
+    return SearchFailedError(
+        f"A worker failed: {message.kind}: {message.message}\n{message.traceback}".rstrip()
+    )
+
+
+def death_message(death: WorkerDied) -> str:
+    """Say how a worker ended.
+
+    Args:
+        death: What is known.
+
+    Returns:
+        Full sentences, with the worker's last output.
+    """
+    code = death.exit_code
+    how = f"was killed by signal {-code}" if code is not None and code < 0 else f"ended with {code}"
+    hint = " Signal 9 often means that the machine ran out of memory." if code == -9 else ""
+    tail = f" Its last output:\n{death.last_output.rstrip()}" if death.last_output.strip() else ""
+    return f"A worker process {how}.{hint}{tail}"

@@ -1,0 +1,1 @@
+"""One file per task family: model head, encoding, loss, metrics."""

@@ -1,0 +1,121 @@
+"""What must a task be able to do so that its fine-tuning can be searched?"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from automl_ft.config.study import ModelConfig, StudyConfig
+from automl_ft.data.table import Splits
+from automl_ft.models.load import LoadedModel, ResolvedCheckpoint
+
+__all__ = ["Loss", "Task"]
+
+
+class Loss(Protocol):
+    """A training loss whose sum over micro-batches is exact."""
+
+    def weight(self, targets: Tensor) -> float:
+        """Return what the loss of a whole batch is divided by.
+
+        Args:
+            targets: Targets of the batch, shape (batch,).
+
+        Returns:
+            A number above 0: the rows, or the sum of their class weights.
+        """
+        ...
+
+    def total(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return the sum of the rows' losses.
+
+        Args:
+            logits: Model scores, shape (batch, num_labels).
+            targets: Targets, shape (batch,).
+
+        Returns:
+            A scalar in nats, before division by `weight`.
+        """
+        ...
+
+
+class Task(Protocol):
+    """One family of tasks. Stateless; one instance may serve many trials."""
+
+    name: str
+    """The name that a study file gives."""
+
+    def read(self, config: StudyConfig) -> Splits:
+        """Read, check and split the data.
+
+        Args:
+            config: The study.
+
+        Returns:
+            The splits.
+
+        Raises:
+            DataError: The data cannot be used.
+        """
+        ...
+
+    def load_model(
+        self,
+        checkpoint: ResolvedCheckpoint,
+        config: ModelConfig,
+        labels: tuple[str, ...],
+        *,
+        dropout: float | None,
+        seed: int,
+    ) -> LoadedModel:
+        """Load a pretrained model with a head for this task.
+
+        Args:
+            checkpoint: Where it lies.
+            config: The model as the user asks for it.
+            labels: Class names by id.
+            dropout: Dropout probability everywhere; None keeps the checkpoint's own.
+            seed: Seed of the new head.
+
+        Returns:
+            The model with its layer map.
+
+        Raises:
+            ModelError: It cannot be loaded or mapped.
+        """
+        ...
+
+    def loss(self, class_weights: Tensor | None, label_smoothing: float) -> Loss:
+        """Build the training loss.
+
+        Args:
+            class_weights: Weight by class, shape (num_labels,); None weighs rows equally.
+            label_smoothing: Smoothing factor in [0, 1).
+
+        Returns:
+            The loss.
+        """
+        ...
+
+    def metrics(
+        self,
+        targets: npt.NDArray[np.int64],
+        logits: npt.NDArray[np.float32],
+        labels: tuple[str, ...],
+        positive_label: str | None,
+    ) -> dict[str, float]:
+        """Compute every metric, the objective among them.
+
+        Args:
+            targets: True classes, shape (num_rows,).
+            logits: Model scores, shape (num_rows, num_labels).
+            labels: Class names by id.
+            positive_label: The class of `f1_binary`.
+
+        Returns:
+            Metrics by name, without the split's prefix.
+        """
+        ...

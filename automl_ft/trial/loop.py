@@ -1,0 +1,291 @@
+"""The training loop of one trial: fit -> run_epoch -> train_step, and validate.
+
+    fit           epochs, until the end, a decision to stop, or early stopping
+      run_epoch   batches in the epoch's order; validations at fixed fractions of an epoch
+        train_step    micro-batches forward and backward, clip, step, schedule
+        validate      metrics, best model, checkpoint, report -> Decision
+
+The loop calls a `Reporter` and obeys; it knows nothing of studies. Every part that a faster engine
+may replace is a field of `Job`.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from automl_ft.models.freezing import FreezingPlan
+from automl_ft.specs.decision import Decision, Evaluation, Progress, Reporter
+from automl_ft.specs.trial import Outcome
+from automl_ft.trial.batches import TrainingBatches
+from automl_ft.trial.checkpoint import save_best, save_last
+from automl_ft.trial.memory import peak_memory_mib
+from automl_ft.trial.optimizer import shrink_l1
+from automl_ft.trial.recipe import Recipe
+from automl_ft.trial.seeding import random_states
+from automl_ft.trial.state import TrainingState
+from automl_ft.trial.step import StepRunner
+
+__all__ = ["DivergedError", "Job", "fit"]
+
+
+class DivergedError(Exception):
+    """The training loss or the gradients are no longer finite, or the loss exploded."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """The parts of one trial; built by `trial.runner`."""
+
+    recipe: Recipe
+    model: PreTrainedModel
+    plan: FreezingPlan
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LambdaLR
+    batches: TrainingBatches
+    stepper: StepRunner
+    evaluate: Callable[[PreTrainedModel], npt.NDArray[np.float32]]
+    """Scores on the validation split, shape (num_rows, num_labels)."""
+    score: Callable[[npt.NDArray[np.float32]], dict[str, float]]
+    """Metrics of such scores, without a prefix."""
+    objective: str
+    """Which of them is the objective."""
+    validations: Mapping[int, int]
+    """From `schedule.validation_steps`."""
+    patience: int | None
+    """Early stopping: validations without a better value; None runs it out."""
+    num_labels: int
+    """Number of classes."""
+    device: torch.device
+    folder: Path
+    """Where checkpoints go."""
+
+    @property
+    def total_examples(self) -> int:
+        """Training rows that a full run sees."""
+        return self.recipe.epochs * self.batches.num_examples
+
+
+def fit(job: Job, state: TrainingState, reporter: Reporter) -> Outcome:
+    """Train until the end, a decision to stop, or early stopping.
+
+    Args:
+        job: The parts; its tensors and `state` change in place.
+        state: Fresh, or restored from a checkpoint together with the tensors.
+        reporter: Told of progress and validations; decides.
+
+    Returns:
+        COMPLETE, PRUNED or PAUSED.
+
+    Raises:
+        DivergedError: The loss or the gradients are not finite, or the loss exploded.
+    """
+    if state.evaluations and not _is_finished(job, state):
+        # A kill may have come between the checkpoint and its report: report once more.
+        outcome = _obey(reporter.report(state.evaluations[-1]))
+        if outcome is not None:
+            return outcome
+    enter_stage(job, state)
+    while not _is_finished(job, state):
+        outcome = run_epoch(job, state, reporter)
+        if outcome is not None:
+            return outcome
+        state.epoch, state.batch = state.epoch + 1, 0
+    return Outcome.COMPLETE
+
+
+def _is_finished(job: Job, state: TrainingState) -> bool:
+    if job.patience is not None and state.validations_without_gain >= job.patience:
+        return True
+    last = state.epoch == job.recipe.epochs - 1 and state.batch == job.batches.num_batches
+    return last or state.epoch >= job.recipe.epochs
+
+
+def run_epoch(job: Job, state: TrainingState, reporter: Reporter) -> Outcome | None:
+    """Train the rest of an epoch.
+
+    Args:
+        job: The parts.
+        state: Where the epoch stands.
+        reporter: Told of progress and validations; decides.
+
+    Returns:
+        How the trial ended, or None at the end of the epoch.
+
+    Raises:
+        DivergedError: The loss or the gradients are not finite, or the loss exploded.
+    """
+    order = job.batches.order(state.epoch)
+    while state.batch < job.batches.num_batches:
+        began = time.perf_counter()
+        loss = train_step(job, state, order)
+        state.seconds += time.perf_counter() - began
+        decision = reporter.progress(_progress(job, state, loss))
+        if state.batch - 1 in job.validations:
+            decision = validate(job, state, reporter)
+            if _is_finished(job, state):
+                return Outcome.COMPLETE
+        elif decision is not Decision.CONTINUE:
+            save_checkpoint(job, state)
+        outcome = _obey(decision)
+        if outcome is not None:
+            return outcome
+    return None
+
+
+def train_step(job: Job, state: TrainingState, order: npt.NDArray[np.int64]) -> float:
+    """Train one effective batch.
+
+    Args:
+        job: The parts.
+        state: Counts it.
+        order: Row numbers of the epoch.
+
+    Returns:
+        Mean loss of the batch in nats.
+
+    Raises:
+        DivergedError: The loss or the gradient's norm is not finite.
+    """
+    enter_stage(job, state)
+    rows = job.batches.rows(order, state.batch)
+    loss = job.stepper.backward(job.model, rows, state.epoch, state.step)
+    parameters = [p for group in job.optimizer.param_groups for p in group["params"]]
+    norm = nn.utils.clip_grad_norm_(
+        [p for p in parameters if p.grad is not None], job.recipe.max_grad_norm
+    )
+    if not math.isfinite(loss) or not math.isfinite(norm.item()):
+        raise DivergedError(
+            f"training loss {loss} and gradient norm {norm.item()} at step {state.step + 1}"
+        )
+    job.optimizer.step()
+    shrink_l1(job.optimizer, job.recipe.l1)
+    job.schedule.step()
+    job.optimizer.zero_grad(set_to_none=True)
+    state.batch, state.step = state.batch + 1, state.step + 1
+    state.examples_seen += len(rows)
+    state.loss_sum, state.loss_steps = state.loss_sum + loss, state.loss_steps + 1
+    return loss
+
+
+def enter_stage(job: Job, state: TrainingState) -> None:
+    """Set what is trainable and what is in training mode now.
+
+    Args:
+        job: The parts.
+        state: Its stage follows the share of training done.
+    """
+    stage = job.plan.stage(state.examples_seen / job.total_examples)
+    if stage != state.stage or not job.model.training:
+        state.stage = stage
+        job.plan.apply(job.model, stage)
+        job.plan.set_train_mode(job.model, stage)
+
+
+def validate(job: Job, state: TrainingState, reporter: Reporter) -> Decision:
+    """Validate, keep the best model, write the checkpoint, report.
+
+    Args:
+        job: The parts.
+        state: Takes in the validation.
+        reporter: Told of it; decides.
+
+    Returns:
+        The reporter's decision.
+
+    Raises:
+        DivergedError: The validation loss is not finite, or the training loss exploded.
+    """
+    began = time.perf_counter()
+    train_loss = state.loss_sum / max(state.loss_steps, 1)
+    logits = job.evaluate(job.model)
+    metrics = {f"validation_{name}": value for name, value in job.score(logits).items()}
+    metrics["train_loss"] = train_loss
+    _check_divergence(job, metrics, train_loss)
+    nominal = state.epoch * job.batches.num_examples + job.validations[state.batch - 1]
+    value = metrics[f"validation_{job.objective}"]
+    state.seconds += time.perf_counter() - began
+    evaluation = Evaluation(
+        step=nominal,
+        epoch=nominal / job.batches.num_examples,
+        metrics=metrics,
+        seconds=state.seconds,
+    )
+    began = time.perf_counter()
+    if state.note_validation(evaluation, value):
+        summary = {"step": nominal, "value": value, "metrics": metrics}
+        save_best(job.folder, trained_parameters(job), logits, summary)
+    enter_stage(job, state)
+    state.seconds += time.perf_counter() - began
+    save_checkpoint(job, state)
+    return reporter.report(evaluation)
+
+
+def _check_divergence(job: Job, metrics: Mapping[str, float], train_loss: float) -> None:
+    """Refuse losses that no classifier should have.
+
+    Guessing evenly costs log(num_labels) nats; a mean training loss of ten times that (or, for
+    few classes, of 10 nats) is an explosion, not a bad recipe.
+    """
+    if not math.isfinite(metrics["validation_loss"]):
+        raise DivergedError(f"validation loss is {metrics['validation_loss']}")
+    limit = 10 * max(1.0, math.log(job.num_labels))
+    if train_loss > limit:
+        raise DivergedError(f"mean training loss {train_loss:.3g} exceeds {limit:.3g} nats")
+
+
+def trained_parameters(job: Job) -> dict[str, Tensor]:
+    """Return the parameters that training may have changed.
+
+    Args:
+        job: The parts.
+
+    Returns:
+        Parameters by name.
+    """
+    wanted = job.plan.ever_trainable()
+    return {name: p.detach() for name, p in job.model.named_parameters() if name in wanted}
+
+
+def save_checkpoint(job: Job, state: TrainingState) -> None:
+    """Write everything that the next step depends on.
+
+    Args:
+        job: The parts.
+        state: Where the trial stands.
+    """
+    state.peak_memory_mib = max(state.peak_memory_mib, peak_memory_mib(job.device))
+    save_last(
+        job.folder,
+        {
+            "parameters": trained_parameters(job),
+            "optimizer": job.optimizer.state_dict(),
+            "schedule": job.schedule.state_dict(),
+            "random": random_states(job.device),
+            "state": state.to_plain(),
+        },
+    )
+
+
+def _progress(job: Job, state: TrainingState, loss: float) -> Progress:
+    return Progress(
+        examples_seen=state.examples_seen,
+        total_examples=job.total_examples,
+        train_loss=loss,
+        seconds=state.seconds,
+    )
+
+
+def _obey(decision: Decision) -> Outcome | None:
+    if decision is Decision.CONTINUE:
+        return None
+    return Outcome.PRUNED if decision is Decision.PRUNE else Outcome.PAUSED

@@ -1,0 +1,89 @@
+"""Which optimiser trains which parameter at which rate?"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["OptimizerSettings", "build_optimizer", "shrink_l1"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimizerSettings:
+    """The optimiser's part of a recipe."""
+
+    learning_rate: float
+    """Peak rate at the head, above 0."""
+    weight_decay: float
+    """Decoupled L2, 0 or more."""
+    layerwise_lr_decay: float
+    """Factor on the rate for each block further from the head, in (0, 1]."""
+
+
+def build_optimizer(
+    model: nn.Module,
+    names: Iterable[str],
+    depths: Mapping[str, int],
+    exempt: frozenset[str],
+    settings: OptimizerSettings,
+) -> torch.optim.AdamW:
+    """Build AdamW with one group for each pair of rate and decay.
+
+    Betas 0.9 and 0.999 and epsilon 1e-8 are the defaults of `transformers.TrainingArguments`;
+    bias correction is on (Mosbach et al. 2021, section 5). The rate of a parameter is
+    `learning_rate * layerwise_lr_decay ** depth` (Clark et al. 2020, ELECTRA, appendix B).
+
+    Args:
+        model: The model.
+        names: Parameters that the trial may train at some time.
+        depths: Distance from the head by parameter name, 0 at the head.
+        exempt: Parameters without weight decay (norms and biases).
+        settings: Rates and decay.
+
+    Returns:
+        The optimiser; fused where the device has it. Each group holds `lr`, `weight_decay` and
+        `is_decayed`, by which `shrink_l1` chooses.
+    """
+    wanted = set(names)
+    groups: dict[tuple[int, bool], list[Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        if name in wanted:
+            groups.setdefault((depths[name], name not in exempt), []).append(parameter)
+    options = [
+        {
+            "params": parameters,
+            "lr": settings.learning_rate * settings.layerwise_lr_decay**depth,
+            "weight_decay": settings.weight_decay if is_decayed else 0.0,
+            "is_decayed": is_decayed,
+        }
+        for (depth, is_decayed), parameters in sorted(groups.items(), key=lambda item: item[0])
+    ]
+    device = next(model.parameters()).device.type
+    has_fused = "fused" in inspect.signature(torch.optim.AdamW).parameters
+    fused = has_fused and device in ("cpu", "cuda", "mps")
+    return torch.optim.AdamW(options, betas=(0.9, 0.999), eps=1e-8, fused=fused)
+
+
+@torch.no_grad()
+def shrink_l1(optimizer: torch.optim.Optimizer, l1: float) -> None:
+    """Apply decoupled L1 after a step: the soft threshold `rate * l1`.
+
+    It is the proximal operator of the L1 norm (Parikh & Boyd 2014, Proximal Algorithms, section
+    6.5.2), decoupled from the gradient as AdamW decouples L2; norms and biases are left alone.
+
+    Args:
+        optimizer: From `build_optimizer`, just after its step.
+        l1: Strength, 0 or more; 0 does nothing.
+    """
+    if l1 == 0:
+        return
+    for group in optimizer.param_groups:
+        if not group["is_decayed"]:
+            continue
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                parameter.copy_(nn.functional.softshrink(parameter, float(group["lr"]) * l1))

@@ -1,0 +1,358 @@
+"""What is done once per study, before the first trial: data read and encoded, models looked at.
+
+`prepare_study` writes nothing, so that bad input leaves no trace; `keep_study` writes the study's
+own copy of its rows and the encoded rows; `open_study` maps them into memory in every worker.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from automl_ft.config.study import ModelConfig, StudyConfig
+from automl_ft.data.augmentation import replacement_token
+from automl_ft.data.batches import Padding
+from automl_ft.data.bundled import BUNDLED
+from automl_ft.data.encoding import EncodedSplit, choose_max_length, encode, token_lengths
+from automl_ft.data.saved import load_saved_splits, save_splits
+from automl_ft.data.table import Splits
+from automl_ft.errors import DataError, UsageError
+from automl_ft.models.load import (
+    LoadedModel,
+    ResolvedCheckpoint,
+    load_tokenizer,
+    resolve,
+    weights_hash,
+)
+from automl_ft.specs.facts import CheckpointFacts, StudyFacts
+from automl_ft.tasks.base import Task
+from automl_ft.tasks.registry import get_task
+from automl_ft.trial.precision import describe_device, pick_device
+from automl_ft.version import __version__
+
+__all__ = ["OpenCheckpoint", "PreparedStudy", "keep_study", "open_study", "prepare_study"]
+
+_SPLITS = ("train", "validation")
+"""Splits that a search reads; the test split is kept but never encoded."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OpenCheckpoint:
+    """A pretrained checkpoint with the rows in its tokens."""
+
+    config: ModelConfig
+    """The model as the user asks for it."""
+    resolved: ResolvedCheckpoint
+    """Where its files are."""
+    facts: CheckpointFacts
+    """What is known of it."""
+    splits: Mapping[str, EncodedSplit]
+    """Encoded rows of `train` and `validation`."""
+    padding: Padding
+    """How its tokenizer pads."""
+    replacement_token_id: int | None
+    """What `token_dropout` puts in place of a token."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PreparedStudy:
+    """Everything that trials of a study share in one process."""
+
+    config: StudyConfig
+    """The study."""
+    facts: StudyFacts
+    """What is known of its data and models."""
+    task: Task
+    """Its task."""
+    device: torch.device
+    """Where its trials run."""
+    checkpoints: Mapping[str, OpenCheckpoint]
+    """The checkpoints that trials may use, by the user's name."""
+    rows: Splits | None = None
+    """The rows themselves, until they are kept."""
+
+    def checkpoint(self, name: str | None) -> OpenCheckpoint:
+        """Return a checkpoint.
+
+        Args:
+            name: The `model` of a recipe; None for the study's own.
+
+        Returns:
+            The open checkpoint.
+        """
+        return self.checkpoints[self.config.model.checkpoint if name is None else name]
+
+    def load_model(self, opened: OpenCheckpoint, dropout: float | None, seed: int) -> LoadedModel:
+        """Load a fresh model with a head for the study's labels.
+
+        Args:
+            opened: Which checkpoint.
+            dropout: Dropout probability; None keeps the checkpoint's own.
+            seed: Seed of the head.
+
+        Returns:
+            The model on the CPU.
+        """
+        labels = self.facts.data.labels
+        return self.task.load_model(
+            opened.resolved, opened.config, labels, dropout=dropout, seed=seed
+        )
+
+    def metrics(
+        self, targets: npt.NDArray[np.int64], logits: npt.NDArray[np.float32]
+    ) -> dict[str, float]:
+        """Compute the task's metrics.
+
+        Args:
+            targets: True classes, shape (num_rows,).
+            logits: Scores, shape (num_rows, num_labels).
+
+        Returns:
+            Metrics by name.
+        """
+        config = self.config
+        return self.task.metrics(
+            np.asarray(targets), logits, self.facts.data.labels, config.positive_label
+        )
+
+
+def prepare_study(
+    config: StudyConfig, checkpoints: tuple[str, ...], kept_in: Path | None
+) -> PreparedStudy:
+    """Read, check, split and encode the data, and look at the models; write nothing.
+
+    Args:
+        config: The study.
+        checkpoints: Checkpoints that trials may use.
+        kept_in: Folder of an existing study: a bundled data set is read from the study's own
+            copy, so that an upgraded package does not change it. None for a new study.
+
+    Returns:
+        The study, its encoded rows in memory.
+
+    Raises:
+        UsageError: Data, model or device cannot be used.
+    """
+    device = pick_device(config.device)
+    task = get_task(config.task)
+    # The models first: a wrong name is found in a moment, reading data may take long.
+    resolved = {name: _resolve(config, name) for name in checkpoints}
+    rows = _read(config, task, kept_in)
+    _check_positive_label(config, rows.labels)
+    opened = {
+        name: _open_fresh(config, task, rows, model, files)
+        for name, (model, files) in resolved.items()
+    }
+    facts = StudyFacts(
+        data=rows.facts(),
+        checkpoints=tuple(checkpoint.facts for checkpoint in opened.values()),
+        device=describe_device(device),
+        versions=_versions(),
+    )
+    return PreparedStudy(
+        config=config, facts=facts, task=task, device=device, checkpoints=opened, rows=rows
+    )
+
+
+def keep_study(study: PreparedStudy, folder: Path) -> None:
+    """Write the study's own copy of its rows, and the encoded rows, where they are not there yet.
+
+    Args:
+        study: From `prepare_study`.
+        folder: The study's folder.
+    """
+    if study.rows is not None and not _is_kept(study, folder):
+        save_splits(study.rows, _rows_folder(folder))
+    for opened in study.checkpoints.values():
+        for name, split in opened.splits.items():
+            place, key = _encoded_place(folder, opened.facts, study.facts, name)
+            if EncodedSplit.load(place, key) is None:
+                split.save(place, key)
+
+
+def open_study(
+    config: StudyConfig, facts: StudyFacts, folder: Path, prepared: PreparedStudy | None = None
+) -> PreparedStudy:
+    """Open a kept study in this process; encoded rows are mapped, not read.
+
+    Args:
+        config: The study.
+        facts: Its facts.
+        folder: Its folder.
+        prepared: What this process prepared itself, to save the work of a second look.
+
+    Returns:
+        The study.
+
+    Raises:
+        UsageError: A model cannot be found, or encoded rows are missing.
+    """
+    opened = {}
+    for known in facts.checkpoints:
+        before = prepared.checkpoints.get(known.checkpoint) if prepared is not None else None
+        splits = {name: _load_split(folder, known, facts, name) for name in _SPLITS}
+        if before is None:
+            opened[known.checkpoint] = _open_known(config, known, splits)
+        else:
+            opened[known.checkpoint] = dataclasses.replace(before, splits=splits)
+    return PreparedStudy(
+        config=config,
+        facts=facts,
+        task=get_task(config.task),
+        device=pick_device(config.device),
+        checkpoints=opened,
+    )
+
+
+def _read(config: StudyConfig, task: Task, kept_in: Path | None) -> Splits:
+    if kept_in is not None and config.data.path in BUNDLED and _rows_folder(kept_in).is_dir():
+        return load_saved_splits(_rows_folder(kept_in))
+    return task.read(config)
+
+
+def _check_positive_label(config: StudyConfig, labels: tuple[str, ...]) -> None:
+    if config.positive_label is not None and config.positive_label not in labels:
+        raise UsageError(
+            f"positive_label: `{config.positive_label}` is no label of the data; accepted:"
+            f" {', '.join(labels[:20])}. Set it to one of these."
+        )
+
+
+def _resolve(config: StudyConfig, name: str) -> tuple[ModelConfig, ResolvedCheckpoint]:
+    own = config.model
+    model = (
+        own if name == own.checkpoint else dataclasses.replace(own, checkpoint=name, revision=None)
+    )
+    return model, resolve(model)
+
+
+def _open_fresh(
+    config: StudyConfig, task: Task, rows: Splits, model: ModelConfig, resolved: ResolvedCheckpoint
+) -> OpenCheckpoint:
+    """Encode the rows for a checkpoint and learn its facts."""
+    tokenizer = load_tokenizer(resolved, model)
+    loaded = task.load_model(resolved, model, rows.labels, dropout=None, seed=config.seed)
+    lengths = token_lengths(rows.train, tokenizer)
+    limit = _model_limit(tokenizer.model_max_length, loaded)
+    max_length = choose_max_length(lengths, config.data.max_length, limit)
+    splits = {name: encode(rows.tables[name], tokenizer, max_length) for name in _SPLITS}
+    facts = CheckpointFacts(
+        checkpoint=model.checkpoint,
+        revision=resolved.revision,
+        weights_hash=weights_hash(resolved),
+        architecture=resolved.model_type,
+        num_layers=loaded.layer_map.num_layers,
+        num_parameters=sum(p.numel() for p in loaded.model.parameters()),
+        max_length=max_length,
+        num_truncated=splits["train"].num_truncated,
+        num_tokens=splits["train"].num_tokens,
+    )
+    return OpenCheckpoint(
+        config=model,
+        resolved=resolved,
+        facts=facts,
+        splits=splits,
+        padding=_padding(tokenizer),
+        replacement_token_id=replacement_token(tokenizer),
+    )
+
+
+def _open_known(
+    config: StudyConfig, facts: CheckpointFacts, splits: Mapping[str, EncodedSplit]
+) -> OpenCheckpoint:
+    own = config.model
+    revision = facts.revision or None
+    model = dataclasses.replace(own, checkpoint=facts.checkpoint, revision=revision)
+    resolved = resolve(model)
+    tokenizer = load_tokenizer(resolved, model)
+    return OpenCheckpoint(
+        config=model,
+        resolved=resolved,
+        facts=facts,
+        splits=splits,
+        padding=_padding(tokenizer),
+        replacement_token_id=replacement_token(tokenizer),
+    )
+
+
+def _model_limit(tokenizer_limit: int, loaded: LoadedModel) -> int:
+    """Return the tokens that both the tokenizer and the position embeddings take.
+
+    RoBERTa's position ids start after the padding index, so two of its positions are unusable.
+    """
+    config = loaded.model.config.get_text_config()
+    positions = getattr(config, "max_position_embeddings", None)
+    if not isinstance(positions, int) or positions <= 0:
+        return min(tokenizer_limit, 100_000)
+    embeddings = [m for n, m in loaded.model.named_modules() if n.endswith("position_embeddings")]
+    offset = (
+        max((getattr(m, "padding_idx", None) or -1) + 1 for m in embeddings) if embeddings else 0
+    )
+    return min(tokenizer_limit, positions - offset)
+
+
+def _padding(tokenizer: object) -> Padding:
+    return Padding(
+        token_id=int(getattr(tokenizer, "pad_token_id")),  # noqa: B009 - tokenizers are untyped
+        side=getattr(tokenizer, "padding_side"),  # noqa: B009
+        token_type_id=int(getattr(tokenizer, "pad_token_type_id", 0)),
+    )
+
+
+def _rows_folder(folder: Path) -> Path:
+    return folder / "data" / "splits"
+
+
+def _is_kept(study: PreparedStudy, folder: Path) -> bool:
+    try:
+        kept = load_saved_splits(_rows_folder(folder)).facts()
+    except DataError:
+        return False
+    return kept.split_fingerprints == study.facts.data.split_fingerprints
+
+
+def _encoded_place(
+    folder: Path, checkpoint: CheckpointFacts, facts: StudyFacts, split: str
+) -> tuple[Path, str]:
+    """Return the folder of encoded rows, and the key of what they depend on."""
+    slug = re.sub(r"[^\w.-]+", "-", checkpoint.checkpoint).strip("-.")[-60:]
+    place = folder / "data" / "encoded" / f"{slug}-{checkpoint.weights_hash[:8]}" / split
+    key = "-".join(
+        (
+            facts.data.split_fingerprints[split],
+            checkpoint.weights_hash,
+            str(checkpoint.max_length),
+        )
+    )
+    return place, key
+
+
+def _load_split(
+    folder: Path, checkpoint: CheckpointFacts, facts: StudyFacts, name: str
+) -> EncodedSplit:
+    place, key = _encoded_place(folder, checkpoint, facts, name)
+    split = EncodedSplit.load(place, key)
+    if split is None:
+        raise DataError(
+            f"The encoded rows in `{place}` are missing or damaged. Run the same"
+            " `automl-ft search` again: it makes them anew."
+        )
+    return split
+
+
+def _versions() -> dict[str, str]:
+    packages = ("torch", "transformers", "tokenizers", "datasets", "scikit-learn", "optuna")
+    return {
+        "automl-ft": __version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+    }

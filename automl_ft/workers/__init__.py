@@ -1,0 +1,1 @@
+"""Where trials run: worker processes that live for the whole search."""

@@ -1,0 +1,214 @@
+"""What a worker process does: `python -m automl_ft.workers.main`.
+
+It reads requests from standard input and writes messages to what was standard output; anything
+else that is printed goes to standard error. One thread reads, so that a pause is seen while a
+trial runs; when the input ends, the supervisor is gone and the process ends at once.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import IO
+
+from automl_ft.errors import AutomlFtError, UsageError
+from automl_ft.specs.decision import Decision, Evaluation, Progress
+from automl_ft.workers.protocol import (
+    Decide,
+    Keep,
+    Message,
+    Open,
+    Pause,
+    Prepare,
+    Prepared,
+    Ready,
+    Run,
+    TrialEvaluation,
+    TrialProgress,
+    TrialResulted,
+    WorkerError,
+    decode,
+    encode,
+)
+
+__all__ = ["PipeReporter", "WorkerLoop", "main"]
+
+_PROGRESS_SECONDS = 0.2
+
+
+class Channel:
+    """The pipe to the supervisor: requests in, messages out."""
+
+    def __init__(self, source: IO[str], target: IO[str]) -> None:
+        """Start reading.
+
+        Args:
+            source: Where requests come from.
+            target: Where messages go.
+        """
+        self._target = target
+        self._source = source
+        self.requests: queue.Queue[Message] = queue.Queue()
+        self.decisions: queue.Queue[Decide] = queue.Queue()
+        self.is_paused = threading.Event()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def send(self, message: Message) -> None:
+        """Send a message.
+
+        Args:
+            message: The message.
+        """
+        self._target.write(encode(message))
+        self._target.flush()
+
+    def _read(self) -> None:
+        for line in self._source:
+            message = decode(line)
+            if isinstance(message, Pause):
+                self.is_paused.set()
+            elif isinstance(message, Decide):
+                self.decisions.put(message)
+            else:
+                if isinstance(message, Run):
+                    # Here and not where it is carried out: a pause may already follow.
+                    self.is_paused.clear()
+                self.requests.put(message)
+        # The supervisor is gone; the last checkpoint is on disk, so nothing is lost.
+        os._exit(0)
+
+
+class PipeReporter:
+    """The `Reporter` of one trial, over the pipe."""
+
+    def __init__(self, channel: Channel, number: int) -> None:
+        """Store the pipe and the trial.
+
+        Args:
+            channel: The pipe.
+            number: The trial.
+        """
+        self._channel = channel
+        self._number = number
+        self._last = 0.0
+
+    def progress(self, progress: Progress) -> Decision:
+        """Send progress, a few times a second at most.
+
+        Args:
+            progress: How far the trial is.
+
+        Returns:
+            PAUSE once the supervisor asked for it.
+        """
+        now = time.monotonic()
+        if now - self._last >= _PROGRESS_SECONDS:
+            self._last = now
+            self._channel.send(TrialProgress(number=self._number, progress=progress))
+        return Decision.PAUSE if self._channel.is_paused.is_set() else Decision.CONTINUE
+
+    def report(self, evaluation: Evaluation) -> Decision:
+        """Send a validation and wait for the decision.
+
+        Args:
+            evaluation: The validation.
+
+        Returns:
+            The supervisor's decision; PAUSE where it would go on but a pause was asked for.
+        """
+        self._channel.send(TrialEvaluation(number=self._number, evaluation=evaluation))
+        decision = self._channel.decisions.get().decision
+        is_paused = decision is Decision.CONTINUE and self._channel.is_paused.is_set()
+        return Decision.PAUSE if is_paused else decision
+
+
+class WorkerLoop:
+    """Carries out requests, one after the other."""
+
+    def __init__(self, channel: Channel) -> None:
+        """Store the pipe.
+
+        Args:
+            channel: The pipe.
+        """
+        from automl_ft.trial.prepare import PreparedStudy
+
+        self._channel = channel
+        self._study: PreparedStudy | None = None
+
+    def handle(self, request: Message) -> None:
+        """Carry out one request.
+
+        Args:
+            request: Prepare, Keep, Open or Run.
+
+        Raises:
+            ValueError: The request is none of these, or nothing was prepared.
+        """
+        from automl_ft.trial import prepare
+
+        if isinstance(request, Prepare):
+            kept = None if request.kept_in is None else Path(request.kept_in)
+            self._study = prepare.prepare_study(request.config, request.checkpoints, kept)
+            self._channel.send(Prepared(facts=self._study.facts))
+        elif isinstance(request, Open):
+            import torch
+
+            torch.set_num_threads(request.threads)
+            self._study = prepare.open_study(
+                request.config, request.facts, Path(request.folder), prepared=self._study
+            )
+            self._channel.send(Ready())
+        elif self._study is None:
+            raise ValueError(f"{type(request).__name__} came before Prepare or Open.")
+        elif isinstance(request, Keep):
+            prepare.keep_study(self._study, Path(request.folder))
+            self._channel.send(Ready())
+        elif isinstance(request, Run):
+            self._run(request)
+        else:
+            raise ValueError(f"A worker cannot carry out {type(request).__name__}.")
+
+    def _run(self, request: Run) -> None:
+        from automl_ft.trial.runner import run_trial
+
+        assert self._study is not None
+        for spec in request.specs:
+            result = run_trial(spec, self._study, PipeReporter(self._channel, spec.number))
+            self._channel.send(TrialResulted(result=result))
+
+    def serve(self) -> None:
+        """Carry out requests until the input ends; an error is sent, not raised."""
+        while True:
+            request = self._channel.requests.get()
+            try:
+                self.handle(request)
+            except AutomlFtError as error:
+                is_usage = isinstance(error, UsageError)
+                self._fail(error, "" if is_usage else traceback.format_exc())
+            except Exception as error:
+                self._fail(error, traceback.format_exc())
+
+    def _fail(self, error: Exception, trace: str) -> None:
+        message = str(error) or type(error).__name__
+        self._channel.send(WorkerError(kind=type(error).__name__, message=message, traceback=trace))
+
+
+def main() -> None:
+    """Serve requests on standard input until it ends."""
+    messages = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    source = os.fdopen(os.dup(0), "r", encoding="utf-8")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    sys.stdout = sys.stderr
+    WorkerLoop(Channel(source, messages)).serve()
+
+
+if __name__ == "__main__":
+    main()
