@@ -129,18 +129,19 @@ class ShadowStudy:
 
         Returns:
             A configuration that no record has, or None where there is none left: the grid, or a
-            space without ranges, is exhausted.
+            space that has only so many configurations, is exhausted.
         """
         tried = {_identity(self.space, record.params) for record in records}
         with _quiet():
             if self.sampler == "grid":
                 return self._enumerate(records, tried, is_grid=True)
-            proposal = self._sample(records, tried)
-            is_new = _identity(self.space, proposal.params) not in tried
-            if is_new or not _is_finite(exploration(self.space)):
+            proposal = self._sample(records, tried, self.sampler)
+            if proposal is not None:
                 return proposal
-            # The sampler insists on what was tried; the rest of a finite space is enumerated.
-            return self._enumerate(records, tried, is_grid=False)
+            # The sampler insists on what was tried: take what is left, or any other.
+            if _is_finite(exploration(self.space)):
+                return self._enumerate(records, tried, is_grid=False)
+            return self._sample(records, tried, "random")
 
     def should_prune(
         self, pruner: BasePruner, records: Sequence[ShadowTrial], number: int
@@ -171,16 +172,20 @@ class ShadowStudy:
         new = {key: value for key, value in attrs.items() if key not in judged.system_attrs}
         return PruneDecision(is_pruned=is_pruned, system_attrs=new)
 
-    def _sample(self, records: Sequence[ShadowTrial], tried: set[object]) -> Proposal:
-        """Ask the sampler until it comes up with something new, a few times at most."""
-        study = self._exploring(records, self.sampler, is_grid=False)
+    def _sample(
+        self, records: Sequence[ShadowTrial], tried: set[object], sampler: str
+    ) -> Proposal | None:
+        """Ask a sampler until it comes up with something new, a few times at most.
+
+        What it repeats stays RUNNING in the shadow, which turns TPE and GP away from there.
+        """
+        study = self._exploring(records, sampler, is_grid=False)
         for _ in range(_ATTEMPTS):
             trial = _new_trial(study)
             params = suggest(trial, self.space)
             if _identity(self.space, params) not in tried:
-                break
-            _discard(study, trial)
-        return self._proposal(study, trial, params, _next_number(records))
+                return self._proposal(study, trial, params, _next_number(records))
+        return None
 
     def _enumerate(
         self, records: Sequence[ShadowTrial], tried: set[object], *, is_grid: bool
@@ -196,7 +201,6 @@ class ShadowStudy:
             if _place(trial.params) in places:
                 return None
             places.add(_place(trial.params))
-            _discard(study, trial)
 
     def _exploring(
         self, records: Sequence[ShadowTrial], sampler: str, *, is_grid: bool
@@ -350,15 +354,6 @@ def _numbered(trials: Iterable[FrozenTrial], number: int) -> list[FrozenTrial]:
 def _new_trial(study: optuna.Study) -> optuna.Trial:
     """Begin a trial. `study.ask()` would take a placeholder, which is WAITING, instead."""
     return optuna.Trial(study, study._storage.create_new_trial(study._study_id))
-
-
-def _discard(study: optuna.Study, trial: optuna.Trial) -> None:
-    """End a trial that proposed nothing new.
-
-    `study.tell()` would let the exhaustive sampler stop the study, which raises outside of
-    `optimize()`.
-    """
-    study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
 
 
 def _written(study: optuna.Study, trial: optuna.Trial) -> Mapping[str, Any]:
