@@ -100,7 +100,7 @@ dropout: {low: 0.5, high: 0.1, default: 0.2}
 l1: {low: 0, high: 0.1, log: true, default: 0.01}
 epochs: {low: 1, high: 4, default: 9}
 epochs: {low: 1, high: 4, default: 9}
-label_smoothing: {low: 0, high: 0.1, defualt: 0.0}
+label_smoothing: {low: 0, high: 0.1, defaults: 0.0}
 batch_size: {choices: [], default: 16}
 unfreezing_pace: {low: 0.2, high: 0.9, when: {frezing: gradual_unfreezing}}
 freezing: {choices: [none, head_only], default: none}
@@ -116,7 +116,7 @@ mixup: [0.1, 0.2]
         "dropout.low",
         "l1.low",
         "epochs.default",
-        "label_smoothing.defualt",
+        "label_smoothing.defaults",
         "batch_size.choices",
         "unfreezing_pace.when.frezing",
         "frozen_layers.high",
@@ -135,7 +135,7 @@ def test_unknown_hyperparameter_gets_a_suggestion():
 
 
 def test_unknown_key_gets_a_suggestion():
-    assert "Did you mean `default`" in only_problem({**RANGE, "defualt": 1}, key="defualt")
+    assert "Did you mean `default`" in only_problem({**RANGE, "defaults": 1}, key="defaults")
 
 
 @pytest.mark.parametrize("bad", [1, [1], {"a": 1}])
