@@ -1,0 +1,1 @@
+"""From where the labelled rows lie to encoded batches: sources, columns, checks, splits, tokens."""
