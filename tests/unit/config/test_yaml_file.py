@@ -102,7 +102,7 @@ def test_folder_instead_of_a_file_is_one_problem(tmp_path):
 
 def test_other_encodings_are_refused_with_the_line(tmp_path):
     path = tmp_path / "latin.yaml"
-    path.write_bytes("a: 1\nb: caf\u00e9\n".encode("latin-1"))
+    path.write_bytes("a: 1\nb: \u00e9t\u00e9\n".encode("latin-1"))
     assert "Line 2 is not UTF-8" in str(read_yaml(path)[1][0])
 
 
