@@ -87,7 +87,7 @@ def check_devices() -> Iterator[Check]:
     Yields:
         One check for each device, or one problem.
     """
-    command = [sys.executable, "-c", _TORCH_FACTS]
+    command = [sys.executable, "-P", "-c", _TORCH_FACTS]
     try:
         done = subprocess.run(
             command, check=False, capture_output=True, text=True, timeout=_TORCH_SECONDS

@@ -12,13 +12,13 @@ import importlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
 import click
 from click.shell_completion import CompletionItem
 
-from automl_ft import __version__
 from automl_ft.errors import AutomlFtError
+from automl_ft.version import __version__
 
 __all__ = ["COMMANDS", "EXIT_INTERRUPTED", "PROGRAM", "cli", "main"]
 
@@ -31,12 +31,12 @@ COMMANDS: Mapping[str, str] = {
     "studies": "List the studies in a database.",
     "show": "Show the ranking of a study, or one trial.",
     "export": "Export the best model with its config, script and card.",
-    "predict": "Predict labels with an exported model.",
+    "predict": "Predict labels and scores for new rows.",
     "dashboard": "Open the studies in Optuna Dashboard.",
     "enqueue": "Put a configuration of your own next in line.",
     "delete": "Delete a study with all its files.",
     "spaces": "List the search spaces, or show one in full.",
-    "doctor": "Check devices, database and disk; mend with --fix.",
+    "doctor": "Check packages, devices, database, studies and disk.",
     "completion": "Print the script for shell completion.",
 }
 """One line of help for each command, in the order of a user's work."""
@@ -63,6 +63,12 @@ class _LazyGroup(click.Group):
             return None
         module = importlib.import_module(f"automl_ft.cli.{cmd_name}")
         return cast(click.Command, module.command)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # click itself would end with exit code 1
+            return _reader_gone()
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import click
 
+import automl_ft
 from automl_ft.cli.render import Column, Table, write_table
 from automl_ft.errors import UsageError
 
@@ -19,11 +21,14 @@ __all__ = ["command"]
 _MODULE = "automl_ft.export.predict"
 """Runs in a process of its own: the command line never pays for torch."""
 
+_SCORE_COLUMNS = ("score", "probability/")
+"""How the columns that hold numbers of ours begin; the others are the user's own text."""
+
 _HELP = """Predict labels and scores for new rows.
 
-MODEL_DIR is what `automl-ft export` wrote, or its folder model/. FILE is CSV, TSV, JSON, JSONL or
-Parquet. Rows come out with the predicted label and a score for each class; with --to the ending
-of the file says the format."""
+MODEL_DIR is what `automl-ft export` wrote, or its folder model/. FILE is CSV, TSV, JSON, JSONL,
+Parquet, Arrow or txt. Its rows come out with two more columns: the predicted label and its score.
+With --to the ending of that file says the format."""
 
 _EPILOG = """\b
 Examples:
@@ -36,8 +41,14 @@ Examples:
 @click.argument("model_dir", type=click.Path(path_type=Path))
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--to", type=click.Path(path_type=Path), help="Write a file instead of stdout.")
-@click.option("--text", multiple=True, help="Column of the text.  [default: as in training]")
-@click.option("--device", help="auto, cpu, mps, cuda or cuda:N.")
+@click.option(
+    "--text",
+    multiple=True,
+    help="Column of the text; twice for a pair.  [default: as in training]",
+)
+@click.option("--encoding", help="Text encoding of FILE.  [default: utf-8]")
+@click.option("--probabilities", is_flag=True, help="Also the probability of every class.")
+@click.option("--device", help="auto, cpu, mps, cuda or cuda:N.  [default: auto]")
 @click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help="Rows at once.")
 @click.option(
     "--format",
@@ -54,36 +65,46 @@ def command(
             f"--to {to} and --format {format_} were both given; the ending of the file says the"
             " format. Leave one of them out."
         )
-    words = [str(model_dir), str(file), *_options(to, **options)]
-    plain = [sys.executable, "-m", _MODULE, *words]
+    words = [str(model_dir), str(file), *_words(to=None if to is None else str(to), **options)]
+    # -P: a file `random.py` beside the user's data must not be imported.
+    plain = [sys.executable, "-P", "-m", _MODULE, *words]
     if format_ in (None, "csv"):
-        return subprocess.run(plain, check=False).returncode
-    done = subprocess.run(plain, check=False, stdout=subprocess.PIPE, text=True, encoding="utf-8")
+        return subprocess.run(plain, check=False, env=_environment()).returncode
+    done = subprocess.run(
+        plain, check=False, env=_environment(), stdout=subprocess.PIPE, text=True, encoding="utf-8"
+    )
     if done.returncode == 0 and format_ is not None:
         write_table(_table(done.stdout), format_)
     return done.returncode
 
 
-def _options(
-    to: Path | None, text: tuple[str, ...], device: str | None, batch_size: int | None
-) -> list[str]:
-    words = [] if to is None else ["--to", str(to)]
+def _words(text: tuple[str, ...], probabilities: bool, **options: Any) -> list[str]:
+    """Write the options that were given as the module takes them."""
+    words = ["--probabilities"] if probabilities else []
     for column in (column for each in text for column in each.split(",")):
         words += ["--text", column]
-    words += [] if device is None else ["--device", device]
-    return words + ([] if batch_size is None else ["--batch-size", str(batch_size)])
+    for name, value in options.items():
+        words += [] if value is None else [f"--{name.replace('_', '-')}", str(value)]
+    return words
+
+
+def _environment() -> dict[str, str]:
+    """Let the other process find the automl-ft that runs here, installed or not."""
+    root = str(Path(automl_ft.__file__).resolve().parent.parent)
+    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUTF8": "1"}
 
 
 def _table(text: str) -> Table:
     reader = csv.DictReader(io.StringIO(text))
     names = list(reader.fieldnames or ())
-    rows = [{name: _value(value) for name, value in row.items()} for row in reader]
+    rows = [{name: _value(name, value) for name, value in row.items()} for row in reader]
     columns = [Column(key=name, title=name, is_text=True) for name in names]
     return Table(columns=columns, rows=rows)
 
 
-def _value(text: str) -> str | float:
-    try:
-        return float(text)
-    except ValueError:
+def _value(name: str, text: str) -> str | float | None:
+    """Read a number of ours; empty where the row had no text."""
+    if not name.startswith(_SCORE_COLUMNS):
         return text
+    return float(text) if text else None
