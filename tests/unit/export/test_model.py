@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+from automl_ft.errors import ExportError, ModelError
+from automl_ft.export.model import TOLERANCE, rebuild_model, save_model, verify_model
+from automl_ft.models.quiet import quiet
+
+
+@pytest.fixture(params=["bert", "gpt2"])
+def study(request):
+    return request.getfixturevalue(f"{request.param}_study")
+
+
+@pytest.fixture
+def written(study, make_job, tmp_path):
+    job = make_job(study, tmp_path)
+    save_model(job, rebuild_model(job), tmp_path / "model")
+    return job
+
+
+def test_the_written_model_has_the_trials_value(written, study, tmp_path):
+    value = verify_model(written, tmp_path / "model")
+    assert value == pytest.approx(study.trial.value, abs=TOLERANCE)
+    assert value > 0.34  # better than one class for all: the check can tell models apart
+
+
+def test_plain_transformers_loads_the_trained_parameters(written, study, tmp_path):
+    with quiet():
+        model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model")
+    parameters = dict(model.named_parameters())
+    trained = load_file(study.folder / "trials" / "0" / "best.safetensors")
+    assert trained
+    assert all(torch.equal(parameters[name], value) for name, value in trained.items())
+    assert model.config.id2label == {0: "animal", 1: "fruit", 2: "tool"}
+    assert model.config.label2id == {"animal": 0, "fruit": 1, "tool": 2}
+    assert model.dtype == torch.float32
+
+
+def test_a_pipeline_gives_labels(written, tmp_path):
+    with quiet():
+        classify = pipeline("text-classification", model=str(tmp_path / "model"), device="cpu")
+    [answer] = classify("the cat " * 20, truncation=True)
+    assert answer["label"] in {"animal", "fruit", "tool"}
+
+
+def test_the_tokenizer_cuts_to_the_studys_length_and_can_pad(written, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    assert tokenizer.model_max_length == 10
+    batch = tokenizer(["the cat " * 20, "cat"], truncation=True, padding=True)
+    assert [len(row) for row in batch["input_ids"]] == [10, 10]
+
+
+def test_weights_are_safetensors_only(written, tmp_path):
+    names = {path.name for path in (tmp_path / "model").iterdir()}
+    assert "model.safetensors" in names
+    assert not any(name.endswith(".bin") for name in names)
+
+
+def test_what_it_was_trained_on_lies_beside_the_weights(written, tmp_path):
+    about = json.loads((tmp_path / "model" / "automl_ft.json").read_text(encoding="utf-8"))
+    assert about["text"] == ["review"]
+    assert (about["study"], about["trial"], about["max_length"]) == ("reviews", 0, 10)
+
+
+def test_another_value_is_refused_with_both_numbers(written, tmp_path):
+    true = written.value
+    wrong = dataclasses.replace(written, value=true - 0.01)
+    with pytest.raises(ExportError, match=f"f1_macro {true!r}.*has {true - 0.01!r}"):
+        verify_model(wrong, tmp_path / "model")
+
+
+def test_a_value_within_the_tolerance_is_accepted(written, tmp_path):
+    close = dataclasses.replace(written, value=written.value + TOLERANCE / 2)
+    assert verify_model(close, tmp_path / "model") == written.value
+
+
+def test_rounding_on_another_kind_of_device_is_no_mismatch(written, tmp_path):
+    facts = dataclasses.replace(written.facts, device="xpu:0 (Some GPU)")
+    moved = dataclasses.replace(written, facts=facts, value=written.value - 0.01)
+    assert verify_model(moved, tmp_path / "model") == written.value
+
+
+def test_other_scores_on_another_kind_of_device_are_a_mismatch(bert_study, make_job, tmp_path):
+    folder = tmp_path / "study"
+    shutil.copytree(bert_study.folder, folder)
+    path = folder / "trials" / "0" / "validation_logits.npy"
+    np.save(path, np.load(path) + 0.1)
+    job = make_job(bert_study, tmp_path, folder=str(folder))
+    save_model(job, rebuild_model(job), tmp_path / "model")
+    facts = dataclasses.replace(job.facts, device="xpu:0 (Some GPU)")
+    with pytest.raises(ExportError, match="on xpu:0"):
+        verify_model(dataclasses.replace(job, facts=facts, value=0.1), tmp_path / "model")
+
+
+def test_a_missing_checkpoint_is_refused(bert_study, make_job, tmp_path):
+    with pytest.raises(ExportError, match="not on disk"):
+        rebuild_model(make_job(bert_study, tmp_path, number=5))
+
+
+def test_changed_pretrained_weights_are_refused(bert_study, make_job, tmp_path):
+    job = make_job(bert_study, tmp_path)
+    checkpoint = dataclasses.replace(job.checkpoint, weights_hash="0" * 64)
+    facts = dataclasses.replace(job.facts, checkpoints=(checkpoint,))
+    with pytest.raises(ExportError, match=f"the study's {'0' * 64}"):
+        rebuild_model(dataclasses.replace(job, facts=facts))
+
+
+def test_a_pretrained_model_that_is_gone_is_refused(bert_study, make_job, tmp_path):
+    job = make_job(bert_study, tmp_path)
+    model = dataclasses.replace(job.config.model, checkpoint=str(tmp_path / "gone"))
+    with pytest.raises(ModelError, match="gone"):
+        rebuild_model(dataclasses.replace(job, config=dataclasses.replace(job.config, model=model)))
+
+
+@pytest.mark.parametrize("name", ["no.such.weight", "classifier.weight"])
+def test_a_checkpoint_that_does_not_fit_is_refused(bert_study, make_job, tmp_path, name):
+    path = tmp_path / "study" / "trials" / "0" / "best.safetensors"
+    path.parent.mkdir(parents=True)
+    save_file({name: torch.zeros(2, 5)}, path)
+    with pytest.raises(ExportError, match=rf"`{name}` of shape \(2, 5\)"):
+        rebuild_model(make_job(bert_study, tmp_path, folder=str(tmp_path / "study")))
+
+
+def test_a_pair_of_texts_and_another_objective_work_too(new_study, make_job, tmp_path):
+    study = new_study(is_pair=True, objective="f1_binary")
+    job = make_job(study, tmp_path)
+    save_model(job, rebuild_model(job), tmp_path / "model")
+    assert verify_model(job, tmp_path / "model") == pytest.approx(study.trial.value, abs=TOLERANCE)
+
+
+def test_a_searched_model_and_dropout_are_used(bert_study, make_job, tmp_path):
+    name = bert_study.record.config.model.checkpoint
+    values = {**bert_study.trial.hyperparameters, "model": name, "dropout": 0.25}
+    rebuilt = rebuild_model(make_job(bert_study, tmp_path, hyperparameters=values))
+    assert rebuilt.loaded.model.config.hidden_dropout_prob == 0.25
