@@ -14,20 +14,37 @@ from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from optuna.distributions import (
+    BaseDistribution,
+    check_distribution_compatibility,
+    distribution_to_json,
+    json_to_distribution,
+)
 from optuna.storages._rdb.models import TrialIntermediateValueModel, TrialValueModel
 from optuna.trial import TrialState
-from sqlalchemy import Connection, Update, bindparam, update
+from sqlalchemy import Connection, Update, bindparam, select, update
 
 from automl_ft.storage.schema import json_safe
 from automl_ft.storage.tables import OPTUNA_TABLES
 from automl_ft.storage.upsert import upsert
 
-__all__ = ["OPEN_STATES", "hold", "move", "put_attrs", "put_intermediate_value", "put_value"]
+__all__ = [
+    "OPEN_STATES",
+    "hold",
+    "hold_study",
+    "move",
+    "put_intermediate_value",
+    "put_params",
+    "put_value",
+    "release_running",
+]
 
 OPEN_STATES = (TrialState.RUNNING, TrialState.WAITING)
 """States in which a trial can still be written."""
 
+_STUDIES = OPTUNA_TABLES["studies"]
 _TRIALS = OPTUNA_TABLES["trials"]
+_PARAMS = OPTUNA_TABLES["trial_params"]
 
 
 def hold(connection: Connection, trial_id: int) -> bool:
@@ -41,6 +58,37 @@ def hold(connection: Connection, trial_id: int) -> bool:
         Whether the trial exists and is not finished.
     """
     return connection.execute(_hold(), {"id": trial_id}).rowcount > 0
+
+
+def hold_study(connection: Connection, study_id: int) -> bool:
+    """Lock a study's row, on SQLite the database; Optuna adds no trial meanwhile.
+
+    Args:
+        connection: Inside a transaction.
+        study_id: Optuna's id of the study.
+
+    Returns:
+        Whether the study exists.
+    """
+    same = update(_STUDIES).values(study_name=_STUDIES.c.study_name)
+    return connection.execute(same.where(_STUDIES.c.study_id == study_id)).rowcount > 0
+
+
+def release_running(connection: Connection, study_id: int) -> list[int]:
+    """Put all running trials of a study back in line.
+
+    Args:
+        connection: Inside a transaction that holds the study.
+        study_id: Optuna's id of the study.
+
+    Returns:
+        Their numbers, ascending.
+    """
+    running = (_TRIALS.c.study_id == study_id, _TRIALS.c.state == TrialState.RUNNING)
+    numbers = select(_TRIALS.c.number).where(*running).order_by(_TRIALS.c.number)
+    found = list(connection.scalars(numbers))
+    connection.execute(update(_TRIALS).where(*running).values(state=TrialState.WAITING))
+    return found
 
 
 def move(
@@ -100,17 +148,72 @@ def put_value(connection: Connection, trial_id: int, value: float) -> None:
     upsert(connection, OPTUNA_TABLES["trial_values"], ("trial_id", "objective"), [row])
 
 
-def put_attrs(
-    connection: Connection, table: str, owner: tuple[str, int], attrs: Mapping[str, Any]
+def put_params(
+    connection: Connection,
+    trial_id: int,
+    params: Mapping[str, Any],
+    distributions: Mapping[str, BaseDistribution],
 ) -> None:
-    """Write attributes of a trial or a study.
+    """Write parameters of a trial.
+
+    Args:
+        connection: Inside a transaction that holds the trial.
+        trial_id: Optuna's id of the trial.
+        params: Values by name; those that are there are replaced.
+        distributions: From what, by the same names at least.
+
+    Raises:
+        ValueError: A distribution is not compatible with the study's stored one.
+    """
+    study = select(_TRIALS.c.study_id).where(_TRIALS.c.trial_id == trial_id).scalar_subquery()
+    mates = select(_TRIALS.c.trial_id).where(_TRIALS.c.study_id == study)
+    stored = select(_PARAMS.c.param_name, _PARAMS.c.distribution_json).distinct()
+    for name, text in connection.execute(stored.where(_PARAMS.c.trial_id.in_(mates))).all():
+        if name in params:
+            check_distribution_compatibility(json_to_distribution(text), distributions[name])
+    rows = [
+        {
+            "trial_id": trial_id,
+            "param_name": name,
+            "param_value": distributions[name].to_internal_repr(value),
+            "distribution_json": distribution_to_json(distributions[name]),
+        }
+        for name, value in params.items()
+    ]
+    upsert(connection, _PARAMS, ("trial_id", "param_name"), rows)
+
+
+def put_trial_attrs(
+    connection: Connection, trial_id: int, attrs: Mapping[str, Any], kind: str = "user"
+) -> None:
+    """Write attributes of a trial.
+
+    Args:
+        connection: Inside a transaction that holds the trial.
+        trial_id: Optuna's id of the trial.
+        attrs: JSON values by key; those that are there are replaced.
+        kind: `user` or `system`.
+    """
+    _put_attrs(connection, f"trial_{kind}_attributes", ("trial_id", trial_id), attrs)
+
+
+def put_study_attrs(
+    connection: Connection, study_id: int, attrs: Mapping[str, Any], kind: str = "user"
+) -> None:
+    """Write attributes of a study.
 
     Args:
         connection: Inside a transaction.
-        table: Which of Optuna's attribute tables, for instance `trial_user_attributes`.
-        owner: Name and value of the column that says whose they are.
+        study_id: Optuna's id of the study.
         attrs: JSON values by key; those that are there are replaced.
+        kind: `user` or `system`.
     """
+    _put_attrs(connection, f"study_{kind}_attributes", ("study_id", study_id), attrs)
+
+
+def _put_attrs(
+    connection: Connection, table: str, owner: tuple[str, int], attrs: Mapping[str, Any]
+) -> None:
     column, owner_id = owner
     rows = [
         {column: owner_id, "key": key, "value_json": json.dumps(json_safe(value))}

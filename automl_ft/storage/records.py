@@ -11,7 +11,6 @@ from typing import Any
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-import automl_ft
 from automl_ft.config.study import StudyConfig
 from automl_ft.errors import StorageError
 from automl_ft.specs.codec import from_plain, to_plain
@@ -19,6 +18,7 @@ from automl_ft.specs.facts import StudyFacts
 from automl_ft.specs.failure import FailureKind, TrialFailure
 from automl_ft.specs.trial import ParamValue, TrialResult
 from automl_ft.storage import schema
+from automl_ft.version import __version__
 
 __all__ = [
     "StudyRecord",
@@ -128,7 +128,7 @@ def study_attrs(record: StudyRecord) -> dict[str, Any]:
     config = dataclasses.replace(record.config, storage=None)
     return {
         schema.STUDY_SCHEMA_VERSION: schema.SCHEMA_VERSION,
-        schema.STUDY_VERSION: automl_ft.__version__,
+        schema.STUDY_VERSION: __version__,
         schema.STUDY_CREATED_AT: record.created_at.isoformat(),
         schema.STUDY_CONFIG: to_plain(config),
         schema.STUDY_FACTS: to_plain(record.facts),
@@ -267,9 +267,9 @@ def _failure(attrs: Mapping[str, Any]) -> TrialFailure | None:
     kind = attrs.get(schema.FAILURE_KIND)
     if kind is None:
         return None
-    known = kind in set(FailureKind)  # a newer version may know more kinds
+    known = str(kind) in set(FailureKind)  # a newer version may know more kinds
     return TrialFailure(
-        kind=FailureKind(kind) if known else FailureKind.ERROR,
+        kind=FailureKind(str(kind)) if known else FailureKind.ERROR,
         message=str(attrs.get(schema.FAILURE_MESSAGE, "")),
         traceback=str(attrs.get(schema.FAILURE_TRACEBACK, "")),
     )

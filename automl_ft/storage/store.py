@@ -19,10 +19,11 @@ from optuna.distributions import BaseDistribution
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage, get_storage
 from optuna.trial import TrialState, create_trial
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection
 
 from automl_ft.config.study import StudyConfig
 from automl_ft.errors import StorageError
+from automl_ft.specs.facts import StudyFacts
 from automl_ft.storage import ledger, optuna_rows, widening
 from automl_ft.storage.checkpoints import Checkpoints
 from automl_ft.storage.database import Database
@@ -35,12 +36,8 @@ from automl_ft.storage.records import (
 )
 from automl_ft.storage.schema import json_safe
 from automl_ft.storage.supervision import supervise
-from automl_ft.storage.tables import OPTUNA_TABLES
 
 __all__ = ["StudyStore"]
-
-_TRIALS = OPTUNA_TABLES["trials"]
-_STUDIES = OPTUNA_TABLES["studies"]
 
 
 class StudyStore:
@@ -90,7 +87,7 @@ class StudyStore:
     def study(self) -> optuna.Study:
         """The stored study, to be read; `ask` and `tell` are not for it.
 
-        Take it anew after `update_record` and `widen_distributions`.
+        Take it anew after `update_record`.
         """
         return self._study
 
@@ -235,7 +232,35 @@ class StudyStore:
             KeyError: There is no such trial.
             StorageError: The database fails.
         """
-        self._write_open(number, lambda c, i: _put_trial_attrs(c, i, attrs))
+        self._write_open(number, lambda c, i: optuna_rows.put_trial_attrs(c, i, attrs))
+
+    def set_params(
+        self,
+        number: int,
+        params: Mapping[str, Any],
+        distributions: Mapping[str, BaseDistribution],
+        attrs: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Give parameters to a trial that plain Optuna put in line without them.
+
+        Args:
+            number: The trial.
+            params: Its configuration; what it has already is replaced.
+            distributions: From what, by the same names at least.
+            attrs: User attributes to be written with it.
+
+        Raises:
+            UpdateFinishedTrialError: The trial is finished.
+            ValueError: A distribution is not compatible with the stored one.
+            KeyError: There is no such trial.
+            StorageError: The database fails.
+        """
+
+        def write(connection: Connection, trial_id: int) -> None:
+            optuna_rows.put_params(connection, trial_id, params, distributions)
+            optuna_rows.put_trial_attrs(connection, trial_id, attrs or {})
+
+        self._write_open(number, write)
 
     def set_system_attrs(self, number: int, attrs: Mapping[str, Any]) -> None:
         """Write system attributes of a trial.
@@ -249,7 +274,9 @@ class StudyStore:
             KeyError: There is no such trial.
             StorageError: The database fails.
         """
-        self._write_open(number, lambda c, i: _put_trial_attrs(c, i, attrs, kind="system"))
+        self._write_open(
+            number, lambda c, i: optuna_rows.put_trial_attrs(c, i, attrs, kind="system")
+        )
 
     def finish(
         self,
@@ -284,7 +311,7 @@ class StudyStore:
                 return False
             if value is not None and has_value:
                 optuna_rows.put_value(connection, trial_id, value)
-            _put_trial_attrs(connection, trial_id, attrs or {})
+            optuna_rows.put_trial_attrs(connection, trial_id, attrs or {})
             return True
 
         return self._database.write(write)
@@ -300,15 +327,10 @@ class StudyStore:
         Raises:
             StorageError: The database fails.
         """
-        running = (_TRIALS.c.study_id == self._study_id, _TRIALS.c.state == TrialState.RUNNING)
 
         def write(connection: Connection) -> list[int]:
             self._hold_study(connection)
-            numbers = connection.scalars(
-                select(_TRIALS.c.number).where(*running).order_by(_TRIALS.c.number)
-            ).all()
-            connection.execute(update(_TRIALS).where(*running).values(state=TrialState.WAITING))
-            return list(numbers)
+            return optuna_rows.release_running(connection, self._study_id)
 
         return self._database.write(write)
 
@@ -374,6 +396,7 @@ class StudyStore:
         *,
         config: StudyConfig | None = None,
         space: Mapping[str, Any] | None = None,
+        facts: StudyFacts | None = None,
         origins: Mapping[str, str] | None = None,
         distributions: Mapping[str, BaseDistribution] | None = None,
     ) -> dict[str, BaseDistribution]:
@@ -382,6 +405,7 @@ class StudyStore:
         Args:
             config: The new configuration; None keeps the old one.
             space: The new search space; None keeps the old one.
+            facts: The new facts, where the space grew by a checkpoint; None keeps the old ones.
             origins: The new origins of settings; None keeps the old ones.
             distributions: What stored trials' parameters shall be widened to, by name.
 
@@ -397,6 +421,7 @@ class StudyStore:
             old,
             config=old.config if config is None else dataclasses.replace(config, storage=None),
             space=old.space if space is None else space,
+            facts=old.facts if facts is None else facts,
             origins=old.origins if origins is None else origins,
         )
 
@@ -404,7 +429,7 @@ class StudyStore:
             self._hold_study(connection)
             widened = widening.widen_stored(connection, self._study_id, distributions or {})
             if record != old:
-                self._put_study_attrs(connection, "user", study_attrs(record))
+                optuna_rows.put_study_attrs(connection, self._study_id, study_attrs(record))
             return widened
 
         widened = self._database.write(write)
@@ -412,23 +437,6 @@ class StudyStore:
         if widened:
             self._reopen()
         return widened
-
-    def widen_distributions(
-        self, new: Mapping[str, BaseDistribution]
-    ) -> dict[str, BaseDistribution]:
-        """Let stored distributions grow, so that each name has one for all trials.
-
-        Args:
-            new: What is asked for, by name.
-
-        Returns:
-            By name the distribution that all trials have now, and new ones should have.
-
-        Raises:
-            StudyExistsError: A distribution cannot grow into the new one; nothing is changed.
-            StorageError: The database fails.
-        """
-        return self.update_record(distributions=new)
 
     def set_study_system_attrs(self, attrs: Mapping[str, Any]) -> None:
         """Write system attributes of the study.
@@ -439,7 +447,10 @@ class StudyStore:
         Raises:
             StorageError: The database fails.
         """
-        self._database.write(lambda c: self._put_study_attrs(c, "system", attrs))
+        study_id = self._study_id
+        self._database.write(
+            lambda c: optuna_rows.put_study_attrs(c, study_id, attrs, kind="system")
+        )
 
     def study_system_attrs(self) -> dict[str, Any]:
         """Return the system attributes of the study.
@@ -477,22 +488,8 @@ class StudyStore:
             )
 
     def _hold_study(self, connection: Connection) -> None:
-        """Lock the study's row, on SQLite the database, until the transaction ends."""
-        same = update(_STUDIES).values(study_name=_STUDIES.c.study_name)
-        held = connection.execute(same.where(_STUDIES.c.study_id == self._study_id))
-        if held.rowcount == 0:
+        if not optuna_rows.hold_study(connection, self._study_id):
             raise StorageError(
                 f"Study `{self.name}` is no longer in {self._database.address}: it was deleted"
                 " in the meantime."
             )
-
-    def _put_study_attrs(self, connection: Connection, kind: str, attrs: Mapping[str, Any]) -> None:
-        owner = ("study_id", self._study_id)
-        optuna_rows.put_attrs(connection, f"study_{kind}_attributes", owner, attrs)
-
-
-def _put_trial_attrs(
-    connection: Connection, trial_id: int, attrs: Mapping[str, Any], kind: str = "user"
-) -> None:
-    owner = ("trial_id", trial_id)
-    optuna_rows.put_attrs(connection, f"trial_{kind}_attributes", owner, attrs)

@@ -184,10 +184,9 @@ def _insert(connection: Connection, record: StudyRecord) -> None:
         connection.execute(delete(table).where(table.c.study_id == study_id))
     direction = {"study_id": study_id, "objective": 0, "direction": StudyDirection.MAXIMIZE}
     connection.execute(insert(OPTUNA_TABLES["study_directions"]).values(direction))
-    owner = ("study_id", study_id)
-    optuna_rows.put_attrs(connection, "study_user_attributes", owner, study_attrs(record))
+    optuna_rows.put_study_attrs(connection, study_id, study_attrs(record))
     names = {schema.METRIC_NAMES: [record.objective]}
-    optuna_rows.put_attrs(connection, "study_system_attributes", owner, names)
+    optuna_rows.put_study_attrs(connection, study_id, names, kind="system")
 
 
 def _delete(connection: Connection, study_id: int) -> None:

@@ -196,7 +196,7 @@ def _mask(text: str) -> str:
     """Hide the password of a URL, whether or not it can be parsed."""
     text = _SECRET_IN_QUERY.sub(r"\1***", text)
     scheme, separator, rest = text.partition("://")
-    if scheme.startswith("sqlite"):  # has no password, and may have an @ in its path
+    if rest.startswith("/"):  # a path, which may have an @ in it
         return text
     if not separator:
         return f"***@{text.rpartition('@')[2]}" if "@" in text else text
