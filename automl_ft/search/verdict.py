@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from automl_ft.metrics.classification import objective_value
 from automl_ft.search.folder import StudyFolder
-from automl_ft.search.ranking import best_trial
+from automl_ft.search.ranking import best_trial, furthest_value
 from automl_ft.storage.records import StudyRecord, TrialRecord
 
 __all__ = ["Verdict", "compare_with_default", "give_verdict"]
@@ -46,6 +46,10 @@ class Verdict:
     """Upper end."""
     objective: str
     """The metric."""
+    paused: int | None = None
+    """Number of a paused trial that is ahead of the best complete one."""
+    paused_value: float | None = None
+    """Its best validated value so far."""
 
     @property
     def difference(self) -> float:
@@ -54,7 +58,16 @@ class Verdict:
 
     @property
     def text(self) -> str:
-        """The verdict in one or two sentences."""
+        """The verdict in one to three sentences."""
+        if self.paused is None or self.paused_value is None:
+            return self._comparison
+        return (
+            f"{self._comparison} Trial {self.paused} is paused ahead of it at"
+            f" {self.paused_value:.4f}: a larger budget finishes it."
+        )
+
+    @property
+    def _comparison(self) -> str:
         if self.best == self.default:
             return (
                 f"No trial beats the default recipe (trial {self.default},"
@@ -97,7 +110,10 @@ def give_verdict(
         targets = _targets(folder)
         if targets is not None:
             low, high = compare_with_default(record, targets, scores[0], scores[1])
+    ahead = _paused_ahead(trials, best.value)
     return Verdict(
+        paused=None if ahead is None else ahead.number,
+        paused_value=None if ahead is None else furthest_value(ahead),
         best=best.number,
         default=default.number,
         best_value=best.value,
@@ -106,6 +122,13 @@ def give_verdict(
         high=high,
         objective=record.objective,
     )
+
+
+def _paused_ahead(trials: Sequence[TrialRecord], value: float) -> TrialRecord | None:
+    """Return the paused trial that is furthest ahead of the best complete one, if any."""
+    known = [(furthest_value(trial), trial) for trial in trials if trial.is_paused]
+    ahead = [(v, trial) for v, trial in known if v is not None and v > value]
+    return max(ahead, key=lambda pair: pair[0])[1] if ahead else None
 
 
 def compare_with_default(
