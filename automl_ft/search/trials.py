@@ -120,15 +120,12 @@ def adopt_foreign(store: StudyStore, space: SearchSpace, trial: TrialRecord) -> 
         ConfigError: What was fixed is not a configuration of the space.
     """
     params = space.complete({**trial.fixed_params, **trial.params})
-    store.set_params(trial.number, params, stored_distributions(space))
-    store.set_attrs(
-        trial.number,
-        new_trial_attrs(
-            space.hyperparameters(params),
-            seed=trial_seed(store.record.config, trial.number),
-            origin="user",
-        ),
+    attrs = new_trial_attrs(
+        space.hyperparameters(params),
+        seed=trial_seed(store.record.config, trial.number),
+        origin="user",
     )
+    store.set_params(trial.number, params, stored_distributions(space), attrs)
 
 
 def trial_spec(trial: TrialRecord, config: StudyConfig, folder: StudyFolder) -> TrialSpec:
