@@ -58,7 +58,7 @@ AUGMENTED_ROWS = '''
 class AugmentedRows(torch.utils.data.Dataset):
     """Training rows that are changed anew whenever they are read."""
 
-    def __init__(self, texts: list[tuple[str, ...]], labels: list[int], tokenizer) -> None:
+    def __init__(self, texts: list[tuple], labels: list[int], tokenizer) -> None:
         self.texts, self.labels, self.tokenizer = texts, labels, tokenizer
 
     def __len__(self) -> int:
@@ -132,7 +132,7 @@ def reinitialise(model) -> None:
 
 GROUPED_OPTIMIZER = '''
 def build_optimizer(model) -> torch.optim.AdamW:
-    """Build AdamW with a group for each pair of rate and decay; none on norms and biases."""
+    """Build AdamW with a group for each rate; no decay on norms and biases."""
     groups: dict[tuple[float, bool], list] = {{}}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
