@@ -41,17 +41,17 @@ def conclude(
     Returns:
         The exit code: 130 if the user interrupted, 1 if a trial failed, else 0.
     """
-    notes = console(sys.stderr)
+    results, notes = console(), console(sys.stderr)
     ranking = study.ranking()
     click.echo(stop_sentence(outcome.stop_reason, config), err=True)
     if ranking:
         click.echo(err=True)
-        print_table(ranking_table(ranking[:_TOP], study.record.objective), console())
+        print_table(ranking_table(ranking[:_TOP], study.record.objective), results)
     if len(ranking) > _TOP:
         click.echo(f"... and {plural(len(ranking) - _TOP, 'trial')} more", err=True)
     verdict = study.verdict()
     if verdict is not None:
-        click.echo(f"\n{verdict.text}")
+        results.print(f"\n{verdict.text}")
     if failures:
         numbers = ", ".join(str(result.number) for result in failures)
         click.echo(

@@ -14,6 +14,7 @@ import click
 
 import automl_ft
 from automl_ft.cli.render import Column, Table, write_table
+from automl_ft.cli.values import score
 from automl_ft.errors import UsageError
 
 __all__ = ["command"]
@@ -99,7 +100,12 @@ def _table(text: str) -> Table:
     reader = csv.DictReader(io.StringIO(text))
     names = list(reader.fieldnames or ())
     rows = [{name: _value(name, value) for name, value in row.items()} for row in reader]
-    columns = [Column(key=name, title=name, is_text=True) for name in names]
+    columns = [
+        Column(key=name, title=name, align="right", show=score)
+        if name.startswith(_SCORE_COLUMNS)
+        else Column(key=name, title=name, is_text=True)
+        for name in names
+    ]
     return Table(columns=columns, rows=rows)
 
 

@@ -88,7 +88,7 @@ def _show_ranking(study: Study, top: int | None, format_: str) -> None:
         )
     verdict = study.verdict()
     if verdict is not None:
-        click.echo(f"\n{verdict.text}")
+        target.print(f"\n{verdict.text}")
 
 
 def _facts(study: Study) -> list[tuple[str, str]]:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import sqlite3
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 from optuna.trial import TrialState
@@ -172,3 +173,36 @@ def test_the_table_says_each_state_in_a_word(torch, run, study):
     out = run("doctor").out
     assert "problem" in out
     assert "ok" in out
+
+
+class FakeDatabase:
+    """Answers pragmas as a damaged SQLite file on a share without WAL would."""
+
+    def __init__(self, file, answers):
+        self.address = SimpleNamespace(file=file, shown="sqlite:///x.db")
+        self.answers = answers
+        self.asked = []
+
+    def read(self, action):
+        def execute(statement):
+            self.asked.append(statement)
+            return SimpleNamespace(scalar=lambda: self.answers[statement])
+
+        return action(SimpleNamespace(exec_driver_sql=execute))
+
+
+def test_a_damaged_file_is_a_problem_and_a_journal_that_stays_slow_a_warning():
+    answers = {
+        "PRAGMA quick_check": "row 7 missing",
+        "PRAGMA journal_mode": "delete",
+        "PRAGMA journal_mode=WAL": "delete",
+    }
+    checks = list(checkup.check_database(FakeDatabase("x.db", answers), fix=True))
+    assert [check.state for check in checks] == ["ok", "problem", "warn"]
+    assert "row 7 missing" in checks[1].finding
+
+
+def test_a_server_is_not_asked_for_pragmas():
+    database = FakeDatabase(None, {})
+    assert [check.state for check in checkup.check_database(database, fix=True)] == ["ok"]
+    assert database.asked == []

@@ -46,7 +46,7 @@ def test_scores_are_numbers_and_the_users_columns_stay_text(asked, run):
 
 def test_rows_can_be_shown_as_a_table(asked, run):
     lines = run("predict", "best", "new.csv", "--format", "table").out.splitlines()
-    assert lines[2].split() == ["007", "good", "0.75"]
+    assert lines[2].split() == ["007", "good", "0.7500"]
 
 
 def test_probabilities_are_passed_on(asked, run):
