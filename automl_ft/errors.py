@@ -6,6 +6,7 @@
         DataError             the data cannot be used as it is
         ModelError            the pretrained model cannot be found, read or mapped
         StorageError          the study database cannot be reached or is not ours to open
+          NoStudiesError      there is no database yet, or no study was ever created in it
         StudyNotFoundError    no study of that name
         StudyExistsError      an existing study differs from what was asked for
         StudyLockedError      another process supervises the study
@@ -27,6 +28,7 @@ __all__ = [
     "DataError",
     "ExportError",
     "ModelError",
+    "NoStudiesError",
     "Problem",
     "SearchFailedError",
     "StorageError",
@@ -86,6 +88,10 @@ class ModelError(UsageError):
 
 class StorageError(UsageError):
     """The study database cannot be reached, or is not ours to open."""
+
+
+class NoStudiesError(StorageError):
+    """There is no database yet, or no study was ever created in it."""
 
 
 class StudyNotFoundError(UsageError):

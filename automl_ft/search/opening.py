@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from automl_ft.config.study import StudyConfig
-from automl_ft.errors import StorageError, StudyNotFoundError
+from automl_ft.errors import NoStudiesError, StudyNotFoundError
 from automl_ft.search.events import SearchListener
 from automl_ft.search.folder import StudyFolder, study_folder
 from automl_ft.search.resume import check_resumable
@@ -27,7 +27,6 @@ from automl_ft.specs.facts import StudyFacts
 from automl_ft.storage.records import StudyRecord
 from automl_ft.storage.store import StudyStore
 from automl_ft.storage.studies import StudyDatabase, open_database
-from automl_ft.storage.urls import resolve_url
 
 __all__ = ["OpenedStudy", "open_study"]
 
@@ -88,23 +87,13 @@ def _existing(config: StudyConfig) -> StudyStore | None:
     """Return the stored study of that name, creating nothing."""
     try:
         database = open_database(config.storage)
-    except StorageError:
-        # A missing database is no problem here; one that cannot be reached is, and says so when
-        # it is to be created. Is it one or the other? A folder that cannot be written shows now.
-        _check_creatable(config)
+    except NoStudiesError:
         return None
     try:
         return database.load(str(config.name))
     except StudyNotFoundError:
         database.close()
         return None
-
-
-def _check_creatable(config: StudyConfig) -> None:
-    """Raise the database's own error where it is more than missing."""
-    url = resolve_url(config.storage)
-    if not url.startswith("sqlite"):
-        open_database(config.storage, create=True).close()
 
 
 def _checkpoints(config: StudyConfig, space: SearchSpace) -> tuple[str, ...]:

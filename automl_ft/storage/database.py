@@ -22,7 +22,7 @@ from optuna.storages import RDBStorage
 from sqlalchemy import Connection, Engine, create_engine, inspect
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from automl_ft.errors import StorageError
+from automl_ft.errors import NoStudiesError, StorageError
 from automl_ft.storage.tables import METADATA
 from automl_ft.storage.urls import DatabaseUrl, parse_url, resolve_url, source_of
 
@@ -133,8 +133,9 @@ def open_storage(url: str | None, *, create: bool) -> Database:
         The open database.
 
     Raises:
-        StorageError: It cannot be reached or read, it is missing and shall not be created, its
-            schema is another Optuna's, or its driver is not installed.
+        NoStudiesError: It is missing and shall not be created.
+        StorageError: It cannot be reached or read, its schema is another Optuna's, or its driver
+            is not installed.
     """
     address = parse_url(resolve_url(url), source_of(url))
     file = address.file
@@ -185,8 +186,8 @@ def _open_server(address: DatabaseUrl, create: bool) -> Database:
     return _connect(address, create)
 
 
-def _nothing_there(address: DatabaseUrl, reason: str) -> StorageError:
-    return StorageError(
+def _nothing_there(address: DatabaseUrl, reason: str) -> NoStudiesError:
+    return NoStudiesError(
         f"There are no studies in {address}: {reason}. Name the database with --storage or"
         " AUTOML_FT_STORAGE, or create a study with `automl-ft search`."
     )
