@@ -43,7 +43,7 @@ def test_a_failed_search_ends_with_1(api, run):
 
 
 def test_an_unknown_command_is_refused_with_a_suggestion(run):
-    ran = run("serach")
+    ran = run("searchh")
     assert ran.code == 2
     assert "Did you mean `search`?" in ran.err
 
