@@ -159,7 +159,7 @@ def test_a_study_without_trials_ends_without_a_table(api, run):
         (("demo", "--sampler", "tpee"), "Did you mean `tpe`?"),
         (("demo", "--set", "budget"), "option --set: `budget` is not accepted"),
         (("demo", "--set", "data.text=[a"), "option --set data.text"),
-        (("demo", "--set", "training.precisionn=fp32"), "Did you mean `precision`?"),
+        (("demo", "--set", "training.precisio=fp32"), "Did you mean `precision`?"),
         (("--data", "d.csv"), "option --model: missing"),
         (("nothing.yaml",), "nothing.yaml"),
         ((), "Nothing to search is named"),
