@@ -67,7 +67,7 @@ def _docstring(facts: ScriptFacts) -> str:
     lines = [
         f'"""{summary}' if len(summary) < 80 else '"""Train one recipe with plain transformers.',
         "",
-        '    pip install "transformers[torch]>=5.0" datasets scikit-learn',
+        f'    pip install "transformers[torch]>=5.0" datasets scikit-learn{_package(facts)}',
         "    python train.py --output trained",
         "",
         f"The search measured {objective}. The result here will be",
@@ -79,6 +79,11 @@ def _docstring(facts: ScriptFacts) -> str:
         "from __future__ import annotations",
     ]
     return "\n".join(lines)
+
+
+def _package(facts: ScriptFacts) -> str:
+    """Name the package of a bundled model, as pip knows it."""
+    return "" if facts.package is None else f" {facts.package[0].replace('_', '-')}"
 
 
 def _differences(facts: ScriptFacts) -> list[str]:

@@ -252,6 +252,7 @@ def test_a_bundled_model_is_found_in_its_package(bert_study, make_job, tmp_path)
     text = script_text(bundled)
     assert 'CHECKPOINT = str(files("some_package") / "model")' in text
     assert "from importlib.resources import files" in text
+    assert "scikit-learn some-package\n" in text
 
 
 def test_a_hub_model_is_pinned_and_its_code_only_run_on_request(bert_study, make_job, tmp_path):
