@@ -165,6 +165,6 @@ def test_a_pair_of_texts_is_shown_how_to_be_used(job):
 
 
 def test_the_card_is_written_as_utf_8(job, tmp_path):
-    named = dataclasses.replace(job, study="caf\u00e9")
+    named = dataclasses.replace(job, study="na\u00efve")
     write_card(named, 0.5, tmp_path / "README.md")
-    assert "caf\u00e9" in (tmp_path / "README.md").read_bytes().decode("utf-8")
+    assert "na\u00efve" in (tmp_path / "README.md").read_bytes().decode("utf-8")
