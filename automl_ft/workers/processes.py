@@ -48,7 +48,8 @@ class ProcessWorker:
         self._log: IO[str] | None = None
         self._is_closing = False
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "automl_ft.workers.main"],
+            # -P: a folder such as `datasets` in the working directory must not hide a package.
+            [sys.executable, "-P", "-m", "automl_ft.workers.main"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -130,7 +131,14 @@ class ProcessWorker:
     def _read_messages(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            self._events.put(WorkerEvent(worker=self.index, message=decode(line)))
+            try:
+                message = decode(line)
+            except ValueError as error:
+                # Torn by a kill, or not ours: what it should have said is lost, so it must go.
+                self._output.append(f"{error}\n")
+                self._process.kill()
+                break
+            self._events.put(WorkerEvent(worker=self.index, message=message))
         exit_code = self._process.wait()
         self._stderr.join(_CLOSE_SECONDS)
         if not self._is_closing:
