@@ -51,8 +51,11 @@ def load_study(name: str, *, storage: str | None = None) -> Study:
         StudyNotFoundError: There is none of that name.
         StorageError: The database cannot be read.
     """
-    database = open_database(storage)
-    return Study(database, database.load(name))
+    with contextlib.ExitStack() as on_failure:
+        database = on_failure.enter_context(contextlib.closing(open_database(storage)))
+        store = database.load(name)
+        on_failure.pop_all()
+    return Study(database, store)
 
 
 def list_studies(storage: str | None = None) -> list[StudySummary]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
+from optuna.trial import TrialState
+
 from automl_ft.config.study import StudyConfig
 from automl_ft.search.folder import StudyFolder
 from automl_ft.search.ranking import rank_trials
@@ -42,15 +44,27 @@ class Shelf:
             result: How the run ended; already stored.
         """
         if result.outcome is Outcome.PAUSED:
-            self._note(result, "last", LAST_FILE)
+            self._note(result.number, result.value, "last", LAST_FILE)
         elif result.outcome is Outcome.COMPLETE:
-            with contextlib.suppress(FileNotFoundError):
-                (self._folder.trial(result.number) / LAST_FILE).unlink()
-            self._store.checkpoints.drop(result.number, "last")
-            self._note(result, "best", BEST_FILE)
+            self._keep_best(result.number, result.value)
             self._drop_surplus()
         else:
             self.drop(result.number)
+
+    def sweep(self) -> None:
+        """Tidy up what a killed search left, and trials that the user ended while none ran.
+
+        Call it only under the study's lock.
+        """
+        noted = {checkpoint.trial_number for checkpoint in self._store.checkpoints.all()}
+        for trial in self._store.trials():
+            folder = self._folder.trial(trial.number)
+            if trial.state in (TrialState.PRUNED, TrialState.FAIL):
+                if trial.number in noted or folder.exists():
+                    self.drop(trial.number)
+            elif trial.state is TrialState.COMPLETE and (folder / LAST_FILE).exists():
+                self._keep_best(trial.number, trial.value)
+                self._drop_surplus()
 
     def drop(self, number: int) -> None:
         """Delete all checkpoints of a trial.
@@ -62,16 +76,26 @@ class Shelf:
         for kind in ("best", "last"):
             self._store.checkpoints.drop(number, kind)
 
-    def _note(self, result: TrialResult, kind: str, name: str) -> None:
-        path: Path = self._folder.trial(result.number) / name
+    def _keep_best(self, number: int, value: float | None) -> None:
+        """Exchange what a trial goes on from for its best model.
+
+        The old file goes last: while it is there, `sweep` knows that this was not finished.
+        """
+        self._note(number, value, "best", BEST_FILE)
+        self._store.checkpoints.drop(number, "last")
+        with contextlib.suppress(FileNotFoundError):
+            (self._folder.trial(number) / LAST_FILE).unlink()
+
+    def _note(self, number: int, value: float | None, kind: str, name: str) -> None:
+        path: Path = self._folder.trial(number) / name
         if path.is_file():
             self._store.checkpoints.put(
                 CheckpointRecord(
-                    trial_number=result.number,
+                    trial_number=number,
                     kind=kind,
                     path=path,
                     num_bytes=path.stat().st_size,
-                    value=result.value,
+                    value=value,
                 )
             )
 

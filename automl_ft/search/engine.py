@@ -4,6 +4,7 @@ The timeline of a study, from the first line of `search` to the last:
 
     open_study          space file; a worker reads data and model; create or check the study
     lock                one supervisor; trials that a killed one left RUNNING wait again
+    sweep               files that a kill left behind
     loop
       fill              every idle worker gets a trial: a waiting one (paused, or put in line by
                         the user), the default recipe if there is none yet, else a proposal of
@@ -38,14 +39,14 @@ from automl_ft.search.shadow import ShadowStudy
 from automl_ft.search.stopping import ActiveClock, num_configurations, stop_proposing
 from automl_ft.search.team import Team, death_message
 from automl_ft.search.trials import (
-    add_configuration,
     add_proposal,
     adopt_foreign,
+    default_recipe,
     invalid_message,
     shadow_trials,
     trial_spec,
 )
-from automl_ft.specs.decision import Decision
+from automl_ft.specs.decision import Decision, Evaluation
 from automl_ft.specs.failure import FailureKind, TrialFailure
 from automl_ft.specs.trial import Outcome, TrialCost, TrialResult
 from automl_ft.storage.records import TrialRecord, result_attrs
@@ -122,6 +123,7 @@ class Engine:
             StorageError: The database fails.
         """
         self._idle = list(workers)
+        self._shelf.sweep()
         self._refresh()
         while True:
             self._check()
@@ -162,7 +164,7 @@ class Engine:
         """Complete a trial that plain Optuna put in line, or fail it."""
         try:
             adopt_foreign(self._store, self._parts.opened.stored_space, trial)
-        except ConfigError as error:
+        except (ConfigError, ValueError) as error:
             failure = TrialFailure(kind=FailureKind.ERROR, message=invalid_message(error))
             self._store.finish(
                 trial.number, TrialState.FAIL, None, result_attrs(_failed(trial.number, failure))
@@ -176,13 +178,8 @@ class Engine:
         opened = self._parts.opened
         reason = stop_proposing(self._trials, opened.config.budget)
         if reason is None and not any(t.origin == "default" for t in self._trials):
-            number = add_configuration(
-                self._store,
-                opened.stored_space,
-                opened.space.default_params(),
-                origin="default",
-                state=TrialState.RUNNING,
-            )
+            recipe = default_recipe(opened.space, opened.stored_space, len(self._trials))
+            number = add_proposal(self._store, opened.space, recipe, origin="default")
             return self._store.trial(number)
         proposal = None
         if reason is None:
@@ -191,11 +188,12 @@ class Engine:
         if proposal is None:
             self._reason = reason
             return None
-        number = add_proposal(self._store, opened.space, proposal)
+        number = add_proposal(self._store, opened.space, proposal, origin="sampler")
         return self._store.trial(number)
 
     def _start(self, trial: TrialRecord, worker: Worker) -> None:
         opened = self._parts.opened
+        self._reason = None  # why there was no trial for another worker is old news now
         values = [value for _, value in sorted(trial.intermediate_values.items())]
         self._live[trial.number] = LiveTrial(
             number=trial.number, worker=worker.index, params=trial.params, curve=values
@@ -208,6 +206,8 @@ class Engine:
 
     def _handle(self, event: WorkerEvent) -> None:
         message = event.message
+        if not self._parts.team.has(event.worker):
+            return  # the last words of a worker that was replaced
         if isinstance(message, TrialProgress):
             self._progress(message)
         elif isinstance(message, TrialEvaluation):
@@ -231,7 +231,7 @@ class Engine:
     def _evaluation(self, message: TrialEvaluation, worker: int) -> None:
         live = self._live[message.number]
         evaluation = message.evaluation
-        value = evaluation.metrics[f"validation_{self._parts.opened.config.objective}"]
+        value = self._value(evaluation)
         stored = self._store.trial(message.number).intermediate_values
         if evaluation.step not in stored:
             live.curve.append(value)
@@ -247,16 +247,16 @@ class Engine:
             live.is_stopped_by_user = True
             return Decision.PRUNE
         self._refresh()
-        trial = self._trials[live.number]
-        if trial.origin == "default":
-            return Decision.CONTINUE  # what everything is compared with runs its full length
         verdict = self._parts.shadow.should_prune(
             self._parts.pruner, shadow_trials(self._trials), live.number
         )
         if verdict.system_attrs:
             with contextlib.suppress(UpdateFinishedTrialError):
                 self._store.set_system_attrs(live.number, verdict.system_attrs)
-        return Decision.PRUNE if verdict.is_pruned else Decision.CONTINUE
+        # The default recipe takes part in the pruner's rungs, since others are measured against
+        # it, but runs its full length: it is what the best trial is compared with.
+        is_default = self._trials[live.number].origin == "default"
+        return Decision.PRUNE if verdict.is_pruned and not is_default else Decision.CONTINUE
 
     def _result(self, result: TrialResult) -> None:
         live = self._live.pop(result.number)
@@ -277,6 +277,12 @@ class Engine:
     def _tell(self, result: TrialResult, attrs: dict[str, object]) -> bool:
         """Write how a run ended; False if the user ended the trial meanwhile."""
         number = result.number
+        try:
+            self._report_missing(result)
+            if result.outcome is Outcome.PAUSED:
+                self._store.set_attrs(number, attrs)
+        except UpdateFinishedTrialError:
+            return False
         if result.outcome is Outcome.COMPLETE:
             return self._store.finish(number, TrialState.COMPLETE, result.value, attrs)
         if result.outcome is Outcome.PRUNED:
@@ -285,15 +291,23 @@ class Engine:
             return self._store.finish(number, TrialState.PRUNED, value, attrs)
         if result.outcome is Outcome.FAILED:
             return self._store.finish(number, TrialState.FAIL, None, attrs)
-        try:
-            self._store.set_attrs(number, attrs)
-        except UpdateFinishedTrialError:
-            return False
         return self._store.release(number)
+
+    def _report_missing(self, result: TrialResult) -> None:
+        """Make up for a report that was lost with a supervisor killed after the last checkpoint."""
+        stored = self._store.trial(result.number).intermediate_values
+        for evaluation in result.evaluations:
+            if evaluation.step not in stored:
+                self._store.report(result.number, evaluation.step, self._value(evaluation))
+
+    def _value(self, evaluation: Evaluation) -> float:
+        return evaluation.metrics[f"validation_{self._parts.opened.config.objective}"]
 
     def _death(self, index: int, message: str) -> None:
         """Let the trial of a dead worker wait again, once; start another worker."""
         self._worker_deaths += 1
+        if not self._is_pausing:
+            self._reason = None  # its trial waits again
         self._idle = [worker for worker in self._idle if worker.index != index]
         for live in [live for live in self._live.values() if live.worker == index]:
             self._deaths[live.number] += 1

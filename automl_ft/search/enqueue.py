@@ -34,7 +34,7 @@ def enqueue(store: StudyStore, params: Mapping[str, ParamValue]) -> int:
         raise ConfigError(
             [dataclasses.replace(p, place=f"{store.name}: {p.place}") for p in error.problems]
         ) from None
-    return add_configuration(store, space, complete, origin="user")
+    return add_configuration(store, space, complete)
 
 
 def rerun(store: StudyStore, number: int) -> int:
@@ -72,4 +72,4 @@ def rerun(store: StudyStore, number: int) -> int:
         message = "its configuration is outside the study's search space."
         raise ConfigError([Problem(place=place, message=message)])
     origin = trial.rerun_of if trial.rerun_of is not None else number
-    return add_configuration(store, space, space.complete(params), origin="user", rerun_of=origin)
+    return add_configuration(store, space, space.complete(params), rerun_of=origin)

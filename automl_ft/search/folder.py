@@ -8,15 +8,16 @@ moment the study was created: two studies of one name in two databases do not mi
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 from automl_ft.config.study import StudyConfig
-from automl_ft.errors import StudyExistsError
+from automl_ft.errors import StudyExistsError, UsageError
 from automl_ft.files.atomic import write_json
 from automl_ft.storage.records import StudyRecord
 
-__all__ = ["StudyFolder", "study_folder"]
+__all__ = ["StudyFolder", "check_creatable", "study_folder"]
 
 
 class StudyFolder:
@@ -53,21 +54,24 @@ class StudyFolder:
         return self.path / "logs" / f"worker-{worker}.log"
 
     def check_free(self, name: str, mark: str | None) -> None:
-        """Refuse a folder that belongs to something else.
+        """Refuse a folder that belongs to something else, or cannot be written.
 
         Args:
             name: The study, for the message.
             mark: Its mark; None for a study that is yet to be created.
 
         Raises:
-            StudyExistsError: The folder belongs to another study, or is a file.
+            StudyExistsError: The folder belongs to another study, or holds files of somebody's
+                that would be deleted with the study.
+            UsageError: It is a file, or cannot be created or written.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise StudyExistsError(
-                f"The output folder `{self.path}` of study `{name}` is a file. Choose another"
-                " folder with --output."
-            )
+        check_creatable(self.path, f"The output folder of study `{name}`", "--output")
         owner = self._read_mark()
+        if owner is None and mark is None and self.path.is_dir() and any(self.path.iterdir()):
+            raise StudyExistsError(
+                f"The output folder `{self.path}` of study `{name}` holds other files, which"
+                " would be deleted with the study. Choose a new or empty folder with --output."
+            )
         if owner is not None and owner != mark:
             raise StudyExistsError(
                 f"The output folder `{self.path}` belongs to another study (see its study.json),"
@@ -130,3 +134,26 @@ def study_folder(config: StudyConfig, record: StudyRecord | None = None) -> Stud
     name = record.name if record is not None else config.name
     path = config.output or stored or str(Path("studies") / str(name))
     return StudyFolder(Path(path).expanduser().absolute())
+
+
+def check_creatable(folder: Path, what: str, option: str) -> None:
+    """Refuse a folder that cannot be created or written, without creating it.
+
+    Args:
+        folder: Absolute path.
+        what: What it is, for the message.
+        option: The option that names another one.
+
+    Raises:
+        UsageError: It or a folder above it is a file, or may not be written.
+    """
+    there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    if not there.is_dir():
+        raise UsageError(
+            f"{what} cannot be `{folder}`: `{there}` is no folder. Choose another with {option}."
+        )
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UsageError(
+            f"{what} cannot be `{folder}`: `{there}` may not be written. Choose another with"
+            f" {option}."
+        )

@@ -53,4 +53,5 @@ def catch_signals(interrupt: Interrupt) -> Iterator[None]:
         yield
     finally:
         for number, handler in zip(signals, before, strict=True):
-            signal.signal(number, handler)
+            # None stands for a handler that was not installed from Python.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from automl_ft.config.study import StudyConfig
 from automl_ft.errors import NoStudiesError, StudyNotFoundError
 from automl_ft.search.events import SearchListener
-from automl_ft.search.folder import StudyFolder, study_folder
+from automl_ft.search.folder import StudyFolder, check_creatable, study_folder
 from automl_ft.search.resume import check_resumable
 from automl_ft.search.team import Team
 from automl_ft.space.growth import merge
@@ -23,18 +24,21 @@ from automl_ft.space.load import load_space
 from automl_ft.space.resolve import resolve
 from automl_ft.space.spec import CategoricalParam, Fixed, SearchSpace
 from automl_ft.space.suggest import stored_distributions
-from automl_ft.specs.facts import StudyFacts
+from automl_ft.specs.facts import CheckpointFacts, StudyFacts
 from automl_ft.storage.records import StudyRecord
 from automl_ft.storage.store import StudyStore
 from automl_ft.storage.studies import StudyDatabase, open_database
+from automl_ft.storage.urls import parse_url, resolve_url
 
-__all__ = ["OpenedStudy", "open_study"]
+__all__ = ["OpenedStudy", "open_study", "store_changes"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OpenedStudy:
     """A study, ready to be searched."""
 
+    database: StudyDatabase
+    """The database; open, and closed by whoever searches the study."""
     store: StudyStore
     """The study in the database."""
     config: StudyConfig
@@ -70,29 +74,46 @@ def open_study(
             then nothing was created.
     """
     loaded = load_space(config.space)
-    existing = _existing(config)
-    folder = study_folder(config, None if existing is None else existing.record)
-    folder.check_free(str(config.name), None if existing is None else _mark(existing.record))
-    listener.preparing("reading data and model")
-    facts = team.prepare(
-        config, _checkpoints(config, loaded), None if existing is None else folder.path
-    )
-    space = resolve(loaded, {"num_layers": facts.num_layers})
-    if existing is None:
-        return _create(config, origins, facts, space, folder)
-    return _resume(existing, config, origins, facts, space, folder)
+    with ExitStack() as on_failure:
+        database = _existing_database(config)
+        if database is not None:
+            on_failure.callback(database.close)
+        existing = _existing_study(database, str(config.name))
+        folder = study_folder(config, None if existing is None else existing.record)
+        folder.check_free(str(config.name), None if existing is None else _mark(existing.record))
+        listener.preparing("reading data and model")
+        facts = team.prepare(
+            config, _checkpoints(config, loaded), None if existing is None else folder.path
+        )
+        space = resolve(loaded, {"num_layers": facts.num_layers})
+        config = dataclasses.replace(config, output=str(folder.path))
+        if database is not None and existing is not None:
+            opened = _resume(database, existing, config, facts, space)
+        else:
+            database = database or open_database(config.storage, create=True)
+            on_failure.callback(database.close)
+            opened = _create(database, config, origins, facts, space)
+        on_failure.pop_all()  # from here on whoever searches the study closes it
+    return opened
 
 
-def _existing(config: StudyConfig) -> StudyStore | None:
-    """Return the stored study of that name, creating nothing."""
+def _existing_database(config: StudyConfig) -> StudyDatabase | None:
+    """Return the database, creating nothing; None if it is yet to be created."""
     try:
-        database = open_database(config.storage)
+        return open_database(config.storage)
     except NoStudiesError:
+        file = parse_url(resolve_url(config.storage)).file
+        if file is not None:
+            check_creatable(file.parent, f"The folder of the database `{file}`", "--storage")
+        return None
+
+
+def _existing_study(database: StudyDatabase | None, name: str) -> StudyStore | None:
+    if database is None:
         return None
     try:
-        return database.load(str(config.name))
+        return database.load(name)
     except StudyNotFoundError:
-        database.close()
         return None
 
 
@@ -106,13 +127,12 @@ def _checkpoints(config: StudyConfig, space: SearchSpace) -> tuple[str, ...]:
 
 
 def _create(
+    database: StudyDatabase,
     config: StudyConfig,
     origins: Mapping[str, str],
     facts: StudyFacts,
     space: SearchSpace,
-    folder: StudyFolder,
 ) -> OpenedStudy:
-    config = dataclasses.replace(config, output=str(folder.path))
     record = StudyRecord(
         name=str(config.name),
         config=config,
@@ -122,43 +142,40 @@ def _create(
         created_at=datetime.now(UTC),
         origins=origins,
     )
-    database: StudyDatabase = open_database(config.storage, create=True)
-    store = database.create(record)
     return OpenedStudy(
-        store=store,
+        database=database,
+        store=database.create(record),
         config=config,
         facts=facts,
         space=space,
         stored_space=space,
-        folder=folder,
+        folder=study_folder(config, record),
         is_resumed=False,
     )
 
 
 def _resume(
+    database: StudyDatabase,
     store: StudyStore,
     config: StudyConfig,
-    origins: Mapping[str, str],
     facts: StudyFacts,
     space: SearchSpace,
-    folder: StudyFolder,
 ) -> OpenedStudy:
     record = store.record
     check_resumable(record, config, facts, space)
-    config = dataclasses.replace(config, output=str(folder.path))
-    union = merge(SearchSpace.from_plain(record.space), space)
     return OpenedStudy(
+        database=database,
         store=store,
         config=config,
         facts=dataclasses.replace(facts, checkpoints=_all_checkpoints(record.facts, facts)),
         space=space,
-        stored_space=union,
-        folder=folder,
+        stored_space=merge(SearchSpace.from_plain(record.space), space),
+        folder=study_folder(config, record),
         is_resumed=True,
     )
 
 
-def _all_checkpoints(old: StudyFacts, new: StudyFacts) -> tuple:  # type: ignore[type-arg]
+def _all_checkpoints(old: StudyFacts, new: StudyFacts) -> tuple[CheckpointFacts, ...]:
     current = {facts.checkpoint for facts in new.checkpoints}
     return new.checkpoints + tuple(f for f in old.checkpoints if f.checkpoint not in current)
 

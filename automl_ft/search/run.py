@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Mapping
@@ -75,10 +76,10 @@ def run_search(
         team = Team(factory, interrupt)
         try:
             outcome = _search(config, origins, team, listener, started)
+            team.close(at_once=outcome.folder is None)
         except BaseException:
             team.close(at_once=True)
             raise
-        team.close(at_once=outcome.folder is None)
     return outcome
 
 
@@ -98,8 +99,12 @@ def _search(
             storage=None,
             folder=None,
         )
-    with opened.store.lock(opened.folder.path):
-        return _supervise(opened, origins, team, listener, started)
+    with contextlib.closing(opened.database), opened.store.lock(opened.folder.path):
+        try:
+            return _supervise(opened, origins, team, listener, started)
+        except BaseException:
+            team.close(at_once=True)  # under the lock: nobody else may touch their folders yet
+            raise
 
 
 def _supervise(

@@ -67,7 +67,7 @@ def has_converged(trials: Sequence[TrialRecord], budget: BudgetConfig) -> bool:
     if budget.patience is None:
         return False
     ended = sorted(
-        (trial for trial in trials if trial.ended is not None and trial.failure is None),
+        (t for t in trials if t.ended is not None and t.state.name != "FAIL"),
         key=lambda trial: (trial.ended, trial.number),
     )
     best, without_gain = float("-inf"), 0

@@ -152,6 +152,17 @@ class Team:
         self._workers.pop(index).close(at_once=True)
         self._start(self._folder.log(self._next_index)).send(self._opening())
 
+    def has(self, index: int) -> bool:
+        """Tell whether a worker is one of the team; one that was replaced no longer is.
+
+        Args:
+            index: Its number.
+
+        Returns:
+            Whether it is.
+        """
+        return index in self._workers
+
     def worker(self, index: int) -> Worker:
         """Return a worker by its number.
 
@@ -169,9 +180,10 @@ class Team:
         Args:
             at_once: Kill them.
         """
-        for worker in self._workers.values():
-            worker.close(at_once=at_once)
-        self._workers.clear()
+        while self._workers:
+            index = next(iter(self._workers))
+            self._workers[index].close(at_once=at_once)
+            del self._workers[index]  # not before it is closed: an interrupt may come between
 
     def next_event(self, timeout: float = _POLL_SECONDS) -> WorkerEvent | None:
         """Wait for an event, for a short time.

@@ -22,6 +22,7 @@ __all__ = [
     "add_configuration",
     "add_proposal",
     "adopt_foreign",
+    "default_recipe",
     "invalid_message",
     "shadow_trials",
     "trial_seed",
@@ -52,18 +53,14 @@ def add_configuration(
     space: SearchSpace,
     params: Mapping[str, ParamValue],
     *,
-    origin: str,
-    state: TrialState = TrialState.WAITING,
     rerun_of: int | None = None,
 ) -> int:
-    """Add a configuration to a study.
+    """Put a configuration of the user's in line.
 
     Args:
         store: The study.
         space: The stored space, resolved.
         params: A complete configuration of it (see `SearchSpace.complete`).
-        origin: `default` or `user`.
-        state: WAITING, or RUNNING where it starts at once.
         rerun_of: The trial whose configuration it repeats.
 
     Returns:
@@ -74,23 +71,45 @@ def add_configuration(
     return store.add_trial(
         params,
         {name: distributions[name] for name in params},
-        state=state,
+        state=TrialState.WAITING,
         attrs=new_trial_attrs(
             space.hyperparameters(params),
             seed=trial_seed(store.record.config, number),
-            origin=origin,
+            origin="user",
             rerun_of=rerun_of,
         ),
     )
 
 
-def add_proposal(store: StudyStore, space: SearchSpace, proposal: Proposal) -> int:
-    """Add what a sampler proposed, RUNNING at once.
+def default_recipe(space: SearchSpace, stored_space: SearchSpace, number: int) -> Proposal:
+    """Propose the default recipe, which comes before everything that a sampler proposes.
+
+    Args:
+        space: The space that is searched, resolved.
+        stored_space: The space that the study stores, resolved.
+        number: The number that its trial will have.
+
+    Returns:
+        The proposal.
+    """
+    params = space.default_params()
+    stored = stored_distributions(stored_space)
+    return Proposal(
+        number=number,
+        params=params,
+        distributions={name: stored[name] for name in params},
+        system_attrs={},
+    )
+
+
+def add_proposal(store: StudyStore, space: SearchSpace, proposal: Proposal, *, origin: str) -> int:
+    """Add the default recipe or what a sampler proposed, RUNNING at once.
 
     Args:
         store: The study.
         space: The space it was proposed from, resolved.
         proposal: The proposal.
+        origin: `default` or `sampler`.
 
     Returns:
         The new trial's number.
@@ -102,7 +121,7 @@ def add_proposal(store: StudyStore, space: SearchSpace, proposal: Proposal) -> i
         attrs=new_trial_attrs(
             space.hyperparameters(proposal.params),
             seed=trial_seed(store.record.config, proposal.number),
-            origin="sampler",
+            origin=origin,
         ),
         system_attrs=proposal.system_attrs,
     )
@@ -118,6 +137,7 @@ def adopt_foreign(store: StudyStore, space: SearchSpace, trial: TrialRecord) -> 
 
     Raises:
         ConfigError: What was fixed is not a configuration of the space.
+        ValueError: It was added with distributions that are not those of the space.
     """
     params = space.complete({**trial.fixed_params, **trial.params})
     attrs = new_trial_attrs(
@@ -174,7 +194,7 @@ def _known(trial: TrialRecord) -> dict[str, Any]:
     return {**trial.hyperparameters, **trial.params}
 
 
-def invalid_message(error: ConfigError) -> str:
+def invalid_message(error: ConfigError | ValueError) -> str:
     """Say in one line why a configuration that was put in line cannot run.
 
     Args:
@@ -183,4 +203,6 @@ def invalid_message(error: ConfigError) -> str:
     Returns:
         One line.
     """
-    return "; ".join(str(problem) for problem in error.problems)
+    if isinstance(error, ConfigError):
+        return "; ".join(str(problem) for problem in error.problems)
+    return " ".join(str(error).split())

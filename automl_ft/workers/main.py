@@ -68,19 +68,27 @@ class Channel:
         self._target.flush()
 
     def _read(self) -> None:
-        for line in self._source:
-            message = decode(line)
-            if isinstance(message, Pause):
-                self.is_paused.set()
-            elif isinstance(message, Decide):
-                self.decisions.put(message)
-            else:
-                if isinstance(message, Run):
-                    # Here and not where it is carried out: a pause may already follow.
-                    self.is_paused.clear()
-                self.requests.put(message)
-        # The supervisor is gone; the last checkpoint is on disk, so nothing is lost.
-        os._exit(0)
+        exit_code = 0
+        try:
+            for line in self._source:
+                self._take(decode(line))
+        except ValueError as error:  # a supervisor that was killed in the middle of a line
+            exit_code = 1
+            print(error, file=sys.stderr)
+        finally:
+            # The supervisor is gone; the last checkpoint is on disk, so nothing is lost.
+            os._exit(exit_code)
+
+    def _take(self, message: Message) -> None:
+        if isinstance(message, Pause):
+            self.is_paused.set()
+        elif isinstance(message, Decide):
+            self.decisions.put(message)
+        else:
+            if isinstance(message, Run):
+                # Here and not where it is carried out: a pause may already follow.
+                self.is_paused.clear()
+            self.requests.put(message)
 
 
 class PipeReporter:
