@@ -37,7 +37,7 @@ def build(kind: type, plain: Any, where: str, problems: list[Problem]) -> Any:
         problems.append(
             Problem(
                 place=where,
-                message=f"`{plain}` is not accepted; accepted is a mapping of {accepted}.",
+                message=f"`{_shown(plain)}` is not accepted; accepted is a mapping of {accepted}.",
             )
         )
         return None
@@ -53,6 +53,9 @@ def build(kind: type, plain: Any, where: str, problems: list[Problem]) -> Any:
         values[key] = _field(hints[key], value, _join(where, key), problems)
         if len(problems) > before:
             broken.add(key)
+    for name in sorted(_required(kind) - values.keys()):
+        problems.append(Problem(place=_join(where, name), message="missing; a value is needed."))
+        broken.add(name)
     return _construct(kind, values, broken, where, problems)
 
 
@@ -60,14 +63,10 @@ def _construct(
     kind: type, values: dict[str, Any], broken: set[str], where: str, problems: list[Problem]
 ) -> Any:
     """Build the dataclass, dropping one refused field after the other to find them all."""
-    required = {
-        field.name
-        for field in dataclasses.fields(kind)
-        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-    }
+    required, hints = _required(kind), typing.get_type_hints(kind)
     good = {key: value for key, value in values.items() if key not in broken}
-    for name in sorted(required - values.keys()):
-        problems.append(Problem(place=_join(where, name), message="missing; a value is needed."))
+    # A config checks its own fields only, so None may stand for a nested one that has problems.
+    good.update({name: None for name in required & broken if _is_config(hints[name])})
     if required - good.keys():
         return None
     start = len(problems)
@@ -86,17 +85,26 @@ def _construct(
             return built if len(problems) == start and not broken else None
 
 
+def _required(kind: type) -> set[str]:
+    return {
+        field.name
+        for field in dataclasses.fields(kind)
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    }
+
+
+def _is_config(hint: Any) -> bool:
+    return dataclasses.is_dataclass(hint) and isinstance(hint, type)
+
+
 def _field(hint: Any, value: Any, place: str, problems: list[Problem]) -> Any:
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+    if _is_config(hint):
         return build(hint, value, place, problems)
     try:
         return _fit(hint, value)
     except _MisfitError:
-        shown = "null" if value is None else value
-        accepted = _describe(hint)
-        problems.append(
-            Problem(place=place, message=f"`{shown}` is not accepted; accepted is {accepted}.")
-        )
+        message = f"`{_shown(value)}` is not accepted; accepted is {_describe(hint)}."
+        problems.append(Problem(place=place, message=message))
         return None
 
 
@@ -125,6 +133,13 @@ def _fit(hint: Any, value: Any) -> Any:
     if not isinstance(value, expected) or (isinstance(value, bool) and hint is not bool):
         raise _MisfitError
     return value
+
+
+def _shown(value: Any) -> Any:
+    """Return a value as YAML writes it."""
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else value
 
 
 def _describe(hint: Any) -> str:

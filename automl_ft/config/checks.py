@@ -13,6 +13,7 @@ __all__ = [
     "device",
     "field_error",
     "fraction_or_name",
+    "none_blank",
     "not_blank",
     "one_of",
     "study_name",
@@ -63,6 +64,25 @@ def not_blank(name: str, value: str) -> None:
     """
     if not value.strip():
         raise field_error(name, value, "text that is not blank")
+
+
+def none_blank(name: str, value: str | Sequence[str] | None) -> None:
+    """Refuse empty text, an empty list and a list with empty text; None is fine.
+
+    Args:
+        name: The field.
+        value: Its value.
+
+    Raises:
+        FieldError: The value is blank.
+    """
+    if value is None:
+        return
+    items = [value] if isinstance(value, str) else value
+    if not items:
+        raise field_error(name, "[]", "one name or more")
+    for item in items:
+        not_blank(name, item)
 
 
 def one_of(name: str, value: str | None, accepted: Sequence[str | None], also: str = "") -> None:

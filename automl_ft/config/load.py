@@ -86,15 +86,19 @@ def load_config(source: str | None, options: Mapping[str, Any] | None = None) ->
     if source is not None:
         path = find_study_file(source)
         place = str(path)
-        plain, found = read_yaml(path)
-        problems.extend(found)
+        plain, problems = read_yaml(path)
+        if problems and not plain:
+            raise ConfigError(problems)  # nothing could be read, so nothing is missing
     origins = dict.fromkeys(_leaves(_normalise(plain, place, problems)), place)
     merged = _normalise(plain, place, [])
+    _timeout(merged, place, problems)
     for key, value in (options or {}).items():
         _set(merged, key, value, problems)
         origins.update(dict.fromkeys(_leaves({key: value}), "option"))
-    _timeout(merged, "options" if "budget.timeout" in (options or {}) else place, problems)
-    config = build(StudyConfig, merged, place, problems)
+    _timeout(merged, "options", problems)
+    found: list[Problem] = []
+    config = build(StudyConfig, merged, place, found)
+    problems.extend(_attributed(problem, place, origins) for problem in found)
     if problems or config is None:
         raise ConfigError(_unique(problems))
     if config.name is None:
@@ -137,8 +141,8 @@ def _set(merged: dict[str, Any], dotted: str, value: Any, problems: list[Problem
     below = merged
     for key in keys[:-1]:
         inner = below.get(key)
-        if key in _MERGED_KEYS and isinstance(inner, str):
-            message = f"`{dotted}` changes a space that is only named; give `{key}` as a mapping."
+        if inner is not None and not isinstance(inner, Mapping):
+            message = f"`{key}` is `{inner}`, which has no keys below it. Give it as a mapping."
             problems.append(Problem(place=f"options: {dotted}", message=message))
             return
         below[key] = dict(inner) if isinstance(inner, Mapping) else {}
@@ -162,6 +166,16 @@ def _timeout(merged: dict[str, Any], place: str, problems: list[Problem]) -> Non
         problems.append(Problem(place=f"{place}: budget.timeout", message=message))
 
 
+def _attributed(problem: Problem, place: str, origins: Mapping[str, str]) -> Problem:
+    """Place a problem where the user wrote the value: in an option or in the file."""
+    key = problem.place.removeprefix(f"{place}: ")
+    if key == "budget.timeout_seconds" and "budget.timeout" in origins:
+        key = "budget.timeout"
+    return dataclasses.replace(
+        problem, place=f"options: {key}" if origins.get(key) == "option" else f"{place}: {key}"
+    )
+
+
 def _leaves(plain: Mapping[str, Any], prefix: str = "") -> list[str]:
     keys: list[str] = []
     for key, value in plain.items():
@@ -182,4 +196,4 @@ def default_name(config: StudyConfig) -> str:
     source = config.data.path or config.data.train or "data"
     first = source if isinstance(source, str) else source[0]
     parts = (Path(config.model.checkpoint).name, Path(first).stem)
-    return re.sub(r"[^\w.+-]+", "-", "-".join(parts)).strip("-._")[:120] or "study"
+    return re.sub(r"[^\w.+-]+", "-", "-".join(parts)).strip("-._+")[:120] or "study"

@@ -6,6 +6,7 @@ loader (`config.load`) turns YAML and options into these and reports all problem
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -47,6 +48,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         """Check the fields."""
         checks.not_blank("checkpoint", self.checkpoint)
+        checks.none_blank("revision", self.revision)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,10 +87,8 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        if self.path is None and self.train is None:
-            raise checks.field_error(
-                "path", None, "a hub id, a file, a folder or a bundled data set", "Set `data.path`"
-            )
+        for name in ("path", "config", "revision", "encoding", "group", "train"):
+            checks.none_blank(name, getattr(self, name))
         checks.one_of(
             "format", self.format, (None, "csv", "tsv", "json", "jsonl", "parquet", "arrow")
         )
@@ -104,6 +104,11 @@ class DataConfig:
             checks.one_of("max_length", self.max_length, ("auto",), also="a whole number from 4 up")
         else:
             checks.at_least("max_length", self.max_length, 4)
+        # Last, because the loader cannot look behind the absence of a field.
+        if self.path is None and self.train is None:
+            raise checks.field_error(
+                "path", None, "a hub id, a file, a folder or a bundled data set", "Set `data.path`"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,8 +129,10 @@ class BudgetConfig:
     def __post_init__(self) -> None:
         """Check the fields."""
         checks.at_least("trials", self.trials, 0)
-        if self.timeout_seconds is not None and not self.timeout_seconds > 0:
-            raise checks.field_error("timeout", self.timeout_seconds, "a time above 0, such as 30m")
+        if self.timeout_seconds is not None and not 0 < self.timeout_seconds < math.inf:
+            raise checks.field_error(
+                "timeout_seconds", self.timeout_seconds, "a time above 0, such as 30m"
+            )
         if self.patience is not None:
             checks.at_least("patience", self.patience, 1)
         checks.at_least("min_improvement", self.min_improvement, 0)
@@ -217,6 +224,9 @@ class StudyConfig:
         checks.at_least("seed", self.seed, 0)
         checks.at_least("workers", self.workers, 1)
         checks.device("device", self.device)
+        for name in ("space", "positive_label", "storage", "output"):
+            if isinstance(getattr(self, name), str):
+                checks.not_blank(name, getattr(self, name))
         if self.objective == "f1_binary" and self.positive_label is None:
             raise checks.field_error(
                 "positive_label", None, "the class that `f1_binary` is about", "Set it to a label"

@@ -36,14 +36,15 @@ def classification_metrics(
     Raises:
         ValueError: There are no rows.
     """
-    from sklearn.metrics import accuracy_score, matthews_corrcoef, precision_recall_fscore_support
+    from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 
     if len(targets) == 0:
         raise ValueError("Metrics need at least one row.")
     predictions = logits.argmax(axis=1)
     metrics = {
         "accuracy": float(accuracy_score(targets, predictions)),
-        "mcc": float(matthews_corrcoef(targets, predictions)),
+        # Not scikit-learn's, which warns where there is a single class.
+        "mcc": objective_value("mcc", targets, predictions, len(labels)),
         "loss": cross_entropy(targets, logits),
     }
     ids = list(range(len(labels)))
@@ -75,10 +76,11 @@ def cross_entropy(targets: npt.NDArray[np.int64], logits: npt.NDArray[np.float32
         logits: Scores before softmax, shape (num_rows, num_labels).
 
     Returns:
-        Nats per row; NaN where the logits hold NaN.
+        Nats per row; NaN where the logits hold NaN or plus infinity.
     """
     wide = logits.astype(np.float64)
-    shifted = wide - wide.max(axis=1, keepdims=True)
+    with np.errstate(invalid="ignore"):  # a diverged model is a result, not a warning
+        shifted = wide - wide.max(axis=1, keepdims=True)
     log_total = np.log(np.exp(shifted).sum(axis=1))
     return float(np.mean(log_total - shifted[np.arange(len(targets)), targets]))
 
@@ -103,8 +105,10 @@ def objective_value(
         The same value as `classification_metrics` gives under that name.
 
     Raises:
-        ValueError: The objective is unknown, or `f1_binary` lacks its class.
+        ValueError: There are no rows, the objective is unknown, or `f1_binary` lacks its class.
     """
+    if len(targets) == 0:
+        raise ValueError("Metrics need at least one row.")
     counts = np.bincount(targets * num_labels + predictions, minlength=num_labels**2)
     confusion = counts.reshape(num_labels, num_labels).astype(np.float64)
     hits, true, predicted = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)

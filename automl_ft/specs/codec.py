@@ -57,7 +57,9 @@ def from_plain(kind: type[T], plain: Any) -> T:
         An instance of `kind`.
 
     Raises:
-        TypeError: A field without default is missing, or a value does not fit its annotation.
+        TypeError: A field without default is missing, or something else stands where a dataclass
+            should.
+        ValueError: A value is none of its enum.
     """
     return typing.cast(T, _build(kind, plain))
 
@@ -85,7 +87,8 @@ def _build(kind: Any, plain: Any) -> Any:
         return {key: _build(args[1], item) for key, item in plain.items()}
     if origin is not None and isinstance(origin, type) and issubclass(origin, Sequence):
         return [_build(args[0], item) for item in plain]
-    return float(plain) if kind is float and isinstance(plain, int) else plain
+    is_whole = isinstance(plain, int) and not isinstance(plain, bool)
+    return float(plain) if kind is float and is_whole else plain
 
 
 def _build_union(args: tuple[Any, ...], plain: Any) -> Any:
@@ -97,4 +100,4 @@ def _build_union(args: tuple[Any, ...], plain: Any) -> Any:
             return _build(arg, plain)
         if isinstance(plain, list) and origin in (tuple, list):
             return _build(arg, plain)
-    return plain
+    return _build(float, plain) if float in args and int not in args else plain

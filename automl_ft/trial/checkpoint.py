@@ -9,6 +9,7 @@ model. The best files are written first: a kill between the two repeats the step
 from __future__ import annotations
 
 import io
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -58,13 +59,13 @@ def load_last(folder: Path, device: torch.device) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError):
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, ValueError, LookupError, pickle.UnpicklingError):
         return None
-    if state.get("version") != FORMAT_VERSION:
+    if not isinstance(state, dict) or state.get("version") != FORMAT_VERSION:
         return None
-    state["parameters"] = {name: value.to(device) for name, value in state["parameters"].items()}
-    return state
+    parameters = {name: value.to(device) for name, value in state["parameters"].items()}
+    return {**state, "parameters": parameters}
 
 
 def save_best(

@@ -287,17 +287,16 @@ def _open_known(
 def _model_limit(tokenizer_limit: int, loaded: LoadedModel) -> int:
     """Return the tokens that both the tokenizer and the position embeddings take.
 
-    RoBERTa's position ids start after the padding index, so two of its positions are unusable.
+    RoBERTa's position ids start after the padding index, so the positions up to it are unusable.
     """
     config = loaded.model.config.get_text_config()
     positions = getattr(config, "max_position_embeddings", None)
     if not isinstance(positions, int) or positions <= 0:
         return min(tokenizer_limit, 100_000)
     embeddings = [m for n, m in loaded.model.named_modules() if n.endswith("position_embeddings")]
-    offset = (
-        max((getattr(m, "padding_idx", None) or -1) + 1 for m in embeddings) if embeddings else 0
-    )
-    return min(tokenizer_limit, positions - offset)
+    padding = [getattr(module, "padding_idx", None) for module in embeddings]
+    unusable = max((index + 1 for index in padding if index is not None), default=0)
+    return min(tokenizer_limit, positions - unusable)
 
 
 def _padding(tokenizer: object) -> Padding:

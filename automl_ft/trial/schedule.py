@@ -59,15 +59,17 @@ def validation_steps(
     Args:
         num_examples: Training rows.
         batch_size: Effective batch size.
-        validations_per_epoch: Parts `k` of an epoch.
+        validations_per_epoch: Parts `k` of an epoch; no more than rows, so that each validation
+            has nominal examples of its own.
 
     Returns:
         By index of the batch in its epoch: the nominal examples of this epoch,
         `round(num_examples * j / k)`. The last batch is always among them.
     """
     points: dict[int, int] = {}
-    for part in range(1, validations_per_epoch + 1):
-        wanted = num_examples * part / validations_per_epoch
+    num_parts = min(validations_per_epoch, num_examples)
+    for part in range(1, num_parts + 1):
+        wanted = num_examples * part / num_parts
         batch = math.ceil(wanted / batch_size - 1e-9) - 1
         points[min(max(batch, 0), steps_per_epoch(num_examples, batch_size) - 1)] = round(wanted)
     return points

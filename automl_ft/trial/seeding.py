@@ -38,7 +38,11 @@ def random_states(device: torch.device) -> dict[str, Any]:
     Returns:
         Values that `torch.save` writes and `torch.load(weights_only=True)` reads.
     """
-    states: dict[str, Any] = {"python": random.getstate(), "torch": torch.get_rng_state()}
+    states: dict[str, Any] = {
+        "python": random.getstate(),
+        "numpy": _numpy_state(),
+        "torch": torch.get_rng_state(),
+    }
     if device.type == "cuda":
         states["cuda"] = torch.cuda.get_rng_state(device)
     if device.type == "mps":
@@ -55,8 +59,18 @@ def restore_random_states(states: dict[str, Any], device: torch.device) -> None:
     """
     version, internal, gauss = states["python"]
     random.setstate((version, tuple(internal), gauss))
+    inner = states["numpy"]["state"]
+    key = np.asarray(inner["key"], dtype=np.uint32)
+    np.random.set_state({**states["numpy"], "state": {**inner, "key": key}})
     torch.set_rng_state(states["torch"])
     if device.type == "cuda" and "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"], device)
     if device.type == "mps" and "mps" in states:
         torch.mps.set_rng_state(states["mps"])
+
+
+def _numpy_state() -> dict[str, Any]:
+    """Return the state of NumPy's global generator, its array as a list."""
+    state: dict[str, Any] = np.random.get_state(legacy=False)
+    inner = state["state"]
+    return {**state, "state": {**inner, "key": inner["key"].tolist()}}

@@ -1,7 +1,8 @@
 """How does one effective batch become gradients?
 
 The plain path: padded micro-batches, gradients summed and divided by the whole batch's weight, so
-that the result does not depend on the size of the micro-batches (but for rounding and dropout).
+that the result does not depend on the size of the micro-batches, but for rounding, dropout and
+mixup, which mixes rows of one micro-batch.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ class StepRunner:
         labels = np.asarray(self.batches.split.labels[rows], dtype=np.int64)
         weight = self.loss.weight(torch.from_numpy(labels).to(self.device))
         total = 0.0
-        generator = np.random.default_rng([self.batches.seed, step])
+        # The constant keeps this stream apart from those of `data.batches` and augmentation.
+        generator = np.random.default_rng([self.batches.seed, step, 0, 2])
         for start in range(0, len(rows), self.micro_batch_size):
             micro = rows[start : start + self.micro_batch_size]
             inputs, targets = self.batches.tensors(micro, epoch, self.device)

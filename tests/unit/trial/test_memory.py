@@ -1,0 +1,62 @@
+"""Peaks are measured from the last reset; every kind of out-of-memory error is recognised."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from automl_ft.trial.memory import is_out_of_memory, peak_memory_mib, reset_peak_memory
+
+CPU = torch.device("cpu")
+
+
+def test_the_peak_holds_what_was_allocated_and_freed() -> None:
+    reset_peak_memory(CPU)
+    before = peak_memory_mib(CPU)
+    block = np.ones(8 * 1024 * 1024)  # 64 MiB, touched
+    del block
+    assert 40 < peak_memory_mib(CPU) - before < 200
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux resets a process's peak")
+def test_a_reset_forgets_the_peak() -> None:
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("this kernel keeps no clear_refs")
+    block = np.ones(8 * 1024 * 1024)
+    del block
+    peak = peak_memory_mib(CPU)
+    reset_peak_memory(CPU)
+    assert peak_memory_mib(CPU) < peak - 20
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."),
+        MemoryError(),
+        RuntimeError("MPS backend out of memory (MPS allocated: 5 GB)."),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 10 bytes"),
+    ],
+    ids=["cuda", "python", "mps", "cpu"],
+)
+def test_out_of_memory_is_recognised(error: Exception) -> None:
+    assert is_out_of_memory(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("shape mismatch"), ValueError("out of memory"), KeyError("a")],
+    ids=["runtime", "value", "key"],
+)
+def test_other_errors_are_not_out_of_memory(error: Exception) -> None:
+    assert not is_out_of_memory(error)
+
+
+def test_the_cpu_allocators_own_error_is_recognised() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert is_out_of_memory(caught.value)

@@ -1,0 +1,132 @@
+"""Which parameter trains at which rate, with which decay, and how L1 shrinks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from automl_ft.models.layers import decay_exempt, layer_depths
+from automl_ft.trial.optimizer import OptimizerSettings, build_optimizer, shrink_l1
+from automl_ft.trial.prepare import PreparedStudy
+
+
+@pytest.fixture
+def loaded(study: PreparedStudy):
+    return study.load_model(study.checkpoint(None), dropout=None, seed=0)
+
+
+def settings(**changes: float) -> OptimizerSettings:
+    plain = {"learning_rate": 1e-3, "weight_decay": 0.1, "layerwise_lr_decay": 0.5}
+    return OptimizerSettings(**{**plain, **changes})
+
+
+def build(loaded, names=None, **changes: float):
+    """Build the optimiser and return the group of each parameter's name."""
+    model = loaded.model
+    wanted = names if names is not None else [name for name, _ in model.named_parameters()]
+    optimizer = build_optimizer(
+        model, wanted, layer_depths(loaded.layer_map), decay_exempt(model), settings(**changes)
+    )
+    names_by_id = {id(p): name for name, p in model.named_parameters()}
+    groups = {names_by_id[id(p)]: g for g in optimizer.param_groups for p in g["params"]}
+    return optimizer, groups
+
+
+def test_every_wanted_parameter_is_in_one_group(loaded) -> None:
+    optimizer, groups = build(loaded)
+    total = sum(len(group["params"]) for group in optimizer.param_groups)
+    assert total == len(groups) == len(list(loaded.model.parameters()))
+
+
+def test_parameters_that_never_train_are_left_out(loaded) -> None:
+    _, groups = build(loaded, names=["classifier.weight", "classifier.bias"])
+    assert set(groups) == {"classifier.weight", "classifier.bias"}
+
+
+def test_the_rate_falls_from_the_head_down(loaded) -> None:
+    _, groups = build(loaded)
+    assert groups["classifier.weight"]["lr"] == 1e-3
+    assert groups["bert.pooler.dense.weight"]["lr"] == 1e-3
+    assert groups["bert.encoder.layer.1.output.dense.weight"]["lr"] == 5e-4
+    assert groups["bert.encoder.layer.0.output.dense.weight"]["lr"] == 2.5e-4
+    assert groups["bert.embeddings.word_embeddings.weight"]["lr"] == 1.25e-4
+
+
+def test_without_layerwise_decay_all_rates_are_equal(loaded) -> None:
+    optimizer, _ = build(loaded, layerwise_lr_decay=1.0)
+    assert {group["lr"] for group in optimizer.param_groups} == {1e-3}
+
+
+def test_norms_and_biases_are_exempt_from_decay(loaded) -> None:
+    _, groups = build(loaded)
+    exempt = {name for name, group in groups.items() if group["weight_decay"] == 0}
+    assert exempt == {name for name in groups if name.endswith("bias") or "LayerNorm" in name}
+    assert all(g["is_decayed"] == (name not in exempt) for name, g in groups.items())
+
+
+def test_groups_come_in_a_fixed_order(loaded) -> None:
+    first, _ = build(loaded)
+    second, _ = build(loaded)
+    assert [len(g["params"]) for g in first.param_groups] == [
+        len(g["params"]) for g in second.param_groups
+    ]
+
+
+def test_the_first_step_is_bias_corrected(loaded) -> None:
+    # With bias correction Adam's first step is the rate itself, whatever the gradient's size.
+    optimizer, _ = build(loaded, weight_decay=0.0)
+    weight = loaded.model.classifier.weight
+    before = weight.detach().clone()
+    weight.grad = torch.full_like(weight, 1e-3)
+    optimizer.step()
+    torch.testing.assert_close(before - weight.detach(), torch.full_like(weight, 1e-3))
+
+
+@pytest.fixture
+def shrinkable() -> torch.optim.Optimizer:
+    values = torch.tensor([0.5, -0.5, 0.01, -0.01, 0.0])
+    decayed, exempt = nn.Parameter(values.clone()), nn.Parameter(values.clone())
+    decayed.grad, exempt.grad = torch.ones(5), torch.ones(5)
+    return torch.optim.SGD(
+        [
+            {"params": [decayed], "lr": 0.2, "is_decayed": True},
+            {"params": [exempt], "lr": 0.2, "is_decayed": False},
+        ]
+    )
+
+
+def first_of(optimizer: torch.optim.Optimizer, group: int) -> torch.Tensor:
+    return optimizer.param_groups[group]["params"][0].detach()
+
+
+def test_l1_is_the_soft_threshold_at_rate_times_strength(shrinkable) -> None:
+    shrink_l1(shrinkable, 0.1)
+    expected = torch.tensor([0.48, -0.48, 0.0, 0.0, 0.0])
+    torch.testing.assert_close(first_of(shrinkable, 0), expected)
+
+
+def test_l1_leaves_norms_and_biases_alone(shrinkable) -> None:
+    before = first_of(shrinkable, 1).clone()
+    shrink_l1(shrinkable, 0.1)
+    assert torch.equal(first_of(shrinkable, 1), before)
+
+
+def test_l1_follows_the_scheduled_rate(shrinkable) -> None:
+    shrinkable.param_groups[0]["lr"] = 0.0
+    before = first_of(shrinkable, 0).clone()
+    shrink_l1(shrinkable, 0.1)
+    assert torch.equal(first_of(shrinkable, 0), before)
+
+
+def test_l1_leaves_parameters_alone_that_are_frozen_now(shrinkable) -> None:
+    shrinkable.param_groups[0]["params"][0].grad = None
+    before = first_of(shrinkable, 0).clone()
+    shrink_l1(shrinkable, 0.1)
+    assert torch.equal(first_of(shrinkable, 0), before)
+
+
+def test_no_l1_changes_nothing(shrinkable) -> None:
+    before = first_of(shrinkable, 0).clone()
+    shrink_l1(shrinkable, 0.0)
+    assert torch.equal(first_of(shrinkable, 0), before)

@@ -1,0 +1,83 @@
+"""Which device and which precision a trial runs in."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from automl_ft.errors import UsageError
+from automl_ft.trial.precision import autocast, describe_device, pick_device, resolve_precision
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch):
+    """Return a function that pretends which devices there are."""
+
+    def pretend(*, num_cuda: int = 0, has_mps: bool = False, has_bf16: bool = True) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: num_cuda > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: num_cuda)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda emulated: has_bf16)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA Fake")
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: has_mps)
+
+    return pretend
+
+
+def test_auto_takes_the_fastest_that_is_there(machine) -> None:
+    machine(num_cuda=1, has_mps=True)
+    assert pick_device("auto").type == "cuda"
+    machine(has_mps=True)
+    assert pick_device("auto").type == "mps"
+    machine()
+    assert pick_device("auto").type == "cpu"
+
+
+@pytest.mark.parametrize("wanted", ["cpu", "cuda", "cuda:1", "mps"])
+def test_a_device_that_is_there_is_taken(machine, wanted: str) -> None:
+    machine(num_cuda=2, has_mps=True)
+    assert pick_device(wanted) == torch.device(wanted)
+
+
+@pytest.mark.parametrize("wanted", ["cuda", "cuda:0", "mps"])
+def test_a_missing_device_is_refused_with_what_is_there(machine, wanted: str) -> None:
+    machine()
+    with pytest.raises(UsageError, match=f"`{wanted}` is not available.*there is cpu. Choose"):
+        pick_device(wanted)
+
+
+def test_a_gpu_number_too_high_is_refused_with_those_there(machine) -> None:
+    machine(num_cuda=2, has_mps=True)
+    with pytest.raises(UsageError, match="there is cpu, mps, cuda:0, cuda:1"):
+        pick_device("cuda:2")
+
+
+def test_a_device_is_described_with_its_hardware(machine) -> None:
+    machine(num_cuda=1)
+    assert describe_device(CUDA) == "cuda (NVIDIA Fake)"
+    assert describe_device(CPU).startswith("cpu (")
+
+
+@pytest.mark.parametrize("setting", ["fp32", "bf16"])
+def test_a_given_precision_is_taken(setting: str) -> None:
+    assert resolve_precision(setting, CPU) == setting
+
+
+def test_auto_is_bf16_on_a_gpu_that_has_it(machine) -> None:
+    machine(num_cuda=1)
+    assert resolve_precision("auto", CUDA) == "bf16"
+    machine(num_cuda=1, has_bf16=False)
+    assert resolve_precision("auto", CUDA) == "fp32"
+
+
+@pytest.mark.parametrize("device", ["cpu", "mps"])
+def test_auto_is_fp32_elsewhere(machine, device: str) -> None:
+    machine(has_mps=True)
+    assert resolve_precision("auto", torch.device(device)) == "fp32"
+
+
+@pytest.mark.parametrize(("precision", "kind"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_the_context_gives_the_precision(precision: str, kind: torch.dtype) -> None:
+    with autocast(precision, CPU):
+        assert torch.nn.Linear(2, 2)(torch.ones(1, 2)).dtype == kind

@@ -1,0 +1,181 @@
+"""A trial from the outside: whatever goes wrong inside is a result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from automl_ft.errors import ModelError
+from automl_ft.models.load import LoadedModel
+from automl_ft.specs.codec import from_plain, to_plain
+from automl_ft.specs.decision import Decision
+from automl_ft.specs.failure import FailureKind
+from automl_ft.specs.trial import Outcome, TrialResult, TrialSpec
+from automl_ft.trial.prepare import PreparedStudy
+from automl_ft.trial.runner import build_job, restore, run_trial
+
+
+def test_a_complete_trial_tells_value_metrics_and_cost(run: Any) -> None:
+    result = run()
+    assert (result.number, result.outcome, result.failure) == (3, Outcome.COMPLETE, None)
+    best = max(result.evaluations, key=lambda e: e.metrics["validation_f1_macro"])
+    assert result.value == best.metrics["validation_f1_macro"]
+    assert (result.best_step, result.metrics) == (best.step, best.metrics)
+    assert result.cost.examples == 82
+    assert result.cost.seconds >= result.evaluations[-1].seconds > 0
+    assert 10 < result.cost.peak_memory_mib < 20_000
+
+
+def test_a_result_survives_the_pipe(run: Any) -> None:
+    result = run()
+    assert from_plain(TrialResult, to_plain(result)) == result
+
+
+def test_a_pruned_trial_tells_its_best_value(run: Any, script: Any) -> None:
+    result = run(script(reports={2: Decision.PRUNE}))
+    assert (result.outcome, len(result.evaluations)) == (Outcome.PRUNED, 2)
+    assert result.value == max(e.metrics["validation_f1_macro"] for e in result.evaluations)
+
+
+def test_a_trial_paused_before_any_validation_has_no_value(run: Any, script: Any) -> None:
+    result = run(script(steps={1: Decision.PAUSE}))
+    assert (result.outcome, result.value, result.best_step) == (Outcome.PAUSED, None, None)
+    assert (result.metrics, result.evaluations) == ({}, ())
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (KeyError("speed"), FailureKind.ERROR, "KeyError: 'speed'"),
+        (ValueError(), FailureKind.ERROR, "ValueError"),
+        (RuntimeError("a\n b"), FailureKind.ERROR, "RuntimeError: a b"),
+        (
+            torch.OutOfMemoryError("CUDA out of memory."),
+            FailureKind.OUT_OF_MEMORY,
+            "OutOfMemoryError: CUDA out of memory.",
+        ),
+        (MemoryError(), FailureKind.OUT_OF_MEMORY, "MemoryError"),
+    ],
+    ids=["key", "no text", "lines", "cuda memory", "memory"],
+)
+def test_an_error_inside_is_a_result_with_its_kind(
+    run: Any, script: Any, error: Exception, kind: FailureKind, message: str
+) -> None:
+    result = run(script(steps={4: error}))
+    assert result.outcome is Outcome.FAILED
+    assert result.failure is not None
+    assert (result.failure.kind, result.failure.message) == (kind, message)
+    assert "run_epoch" in result.failure.traceback
+    assert len(result.evaluations) == 1, "what was validated before is told"
+
+
+def test_long_messages_and_tracebacks_are_cut(run: Any, script: Any) -> None:
+    result = run(script(steps={1: ValueError("x" * 9000)}))
+    assert result.failure is not None
+    assert len(result.failure.message) < 600
+    assert len(result.failure.traceback) == 4000
+
+
+def test_a_diverged_trial_says_so_without_a_traceback(run: Any) -> None:
+    result = run(learning_rate=1.0, max_grad_norm=1e9, epochs=30, lr_schedule="linear")
+    assert result.outcome is Outcome.FAILED
+    assert result.failure is not None
+    assert result.failure.kind is FailureKind.DIVERGED
+    assert "loss" in result.failure.message
+    assert result.failure.traceback == ""
+
+
+def test_a_recipe_that_does_not_fit_the_model_is_a_failed_trial(run: Any) -> None:
+    result = run(freezing="bottom_layers", frozen_layers=2)
+    assert result.outcome is Outcome.FAILED
+    assert result.failure is not None
+    assert "`frozen_layers` is 2" in result.failure.message
+    assert (result.value, result.evaluations, result.cost.examples) == (None, (), 0)
+
+
+def test_an_interrupt_is_not_a_result(run: Any, script: Any) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(script(steps={2: KeyboardInterrupt()}))
+
+
+def test_a_failed_trial_does_not_disturb_the_next(run: Any, script: Any, tmp_path: Path) -> None:
+    expected = run(folder=tmp_path / "a")
+    run(script(steps={3: KeyError("x")}), folder=tmp_path / "b")
+    again = run(folder=tmp_path / "c")
+    assert again.metrics == expected.metrics
+
+
+def test_reinit_layers_changes_the_top_blocks_only(study: PreparedStudy, make_spec: Any) -> None:
+    plain = dict(build_job(make_spec(), study).model.named_parameters())
+    fresh = dict(build_job(make_spec(reinit_layers=1), study).model.named_parameters())
+    changed = {name for name, p in plain.items() if not torch.equal(p, fresh[name])}
+    assert changed
+    assert all("layer.1." in name or "pooler" in name for name in changed)
+
+
+def test_dropout_reaches_the_model(study: PreparedStudy, make_spec: Any) -> None:
+    model = build_job(make_spec(dropout=0.35), study).model
+    assert {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)} == {0.35}
+
+
+def test_balanced_class_weights_reach_the_loss(study_with: Any, make_spec: Any) -> None:
+    study = study_with()
+    data = type(study.config.data)
+    balanced = study_with(data=data(path="x", class_weights="balanced"))
+    plain, weighted = (build_job(make_spec(), s).stepper.loss for s in (study, balanced))
+    targets = torch.tensor([0, 1, 2])
+    assert plain.weight(targets) == 3
+    counts = torch.tensor([14.0, 14.0, 13.0])  # 41 rows of three classes in turn
+    assert weighted.weight(targets) == pytest.approx(float((41 / (3 * counts)).sum()), rel=1e-6)
+
+
+def test_label_smoothing_reaches_the_loss(study: PreparedStudy, make_spec: Any) -> None:
+    loss = build_job(make_spec(label_smoothing=0.3), study).stepper.loss
+    assert loss.label_smoothing == 0.3
+
+
+def test_an_unknown_hyperparameter_is_a_failed_trial(study: PreparedStudy, script: Any) -> None:
+    spec = TrialSpec(number=0, hyperparameters={"speed": 1}, seed=0, folder="trial")
+    result = run_trial(spec, study, script())
+    assert result.failure is not None
+    assert "`speed` is no hyperparameter" in result.failure.message
+
+
+def test_without_a_checkpoint_there_is_nothing_to_restore(
+    study: PreparedStudy, make_spec: Any, tmp_path: Path
+) -> None:
+    assert restore(build_job(make_spec(), study), tmp_path / "none") is None
+
+
+def test_a_model_that_is_gone_is_a_failed_trial(
+    study: PreparedStudy, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Gone:
+        def load_model(self, *_: Any, **__: Any) -> LoadedModel:
+            raise ModelError("The model folder `x` does not exist.")
+
+    import dataclasses
+
+    result = run(study=dataclasses.replace(study, task=Gone()))
+    assert result.failure is not None
+    assert result.failure.message == "ModelError: The model folder `x` does not exist."
+
+
+def test_a_trial_whose_validations_gave_no_value_has_diverged(
+    study: PreparedStudy, run: Any
+) -> None:
+    import dataclasses
+
+    class NoValue(type(study.task)):
+        def metrics(self, *arguments: Any) -> dict[str, float]:
+            return {**super().metrics(*arguments), "f1_macro": float("nan")}
+
+    result = run(study=dataclasses.replace(study, task=NoValue()))
+    assert result.failure is not None
+    assert (result.failure.kind, result.failure.message) == (
+        FailureKind.DIVERGED,
+        "no validation gave a value",
+    )
