@@ -185,9 +185,9 @@ def test_cache_folder_follows_the_environment(
 
 def test_the_real_data_set_is_balanced_and_its_texts_are_distinct(cache_folder: Path) -> None:
     found = rows()
-    assert set(Counter(label for _, _, label in found).values()) == {120}
+    assert set(Counter(label for _, _, label in found).values()) == {90}
     assert len({label for _, _, label in found}) == 10
     assert len({text_key((text,)) for _, text, _ in found}) == len(found)
-    assert Counter(split for split, _, _ in found) == {"train": 720, "validation": 240, "test": 240}
+    assert Counter(split for split, _, _ in found) == {"train": 540, "validation": 180, "test": 180}
     [path] = cache_folder.iterdir()
-    assert len(json.loads(path.read_text(encoding="utf-8"))) == 1200
+    assert len(json.loads(path.read_text(encoding="utf-8"))) == 900
