@@ -22,6 +22,8 @@ from automl_ft.files.shipped import shipped_file, shipped_names
 
 __all__ = ["LoadedConfig", "default_name", "find_study_file", "load_config", "settings_of"]
 
+_SECTIONS = frozenset({"model", "data", "budget", "training"})
+"""Keys that hold keys; one with nothing below it is as good as absent."""
 _MERGED_KEYS = frozenset({"space"})
 """Mappings that a file gives as a whole; options below them replace single keys."""
 
@@ -89,8 +91,8 @@ def load_config(source: str | None, options: Mapping[str, Any] | None = None) ->
         plain, problems = read_yaml(path)
         if problems and not plain:
             raise ConfigError(problems)  # nothing could be read, so nothing is missing
-    origins = dict.fromkeys(_leaves(_normalise(plain, place, problems)), place)
-    merged = _normalise(plain, place, [])
+    merged = _normalise(plain)
+    origins = dict.fromkeys(_leaves(merged), place)
     _timeout(merged, place, problems)
     for key, value in (options or {}).items():
         _set(merged, key, value, problems)
@@ -124,14 +126,16 @@ def settings_of(config: StudyConfig) -> dict[str, Any]:
     return plain
 
 
-def _normalise(plain: Mapping[str, Any], place: str, problems: list[Problem]) -> dict[str, Any]:
-    """Spell out the short forms: `model: NAME` and `data: PATH`."""
-    merged = {key: dict(v) if isinstance(v, Mapping) else v for key, v in plain.items()}
+def _normalise(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Spell out the short forms `model: NAME` and `data: PATH`; leave empty sections out."""
+    merged = {
+        key: dict(value) if isinstance(value, Mapping) else value
+        for key, value in plain.items()
+        if value is not None or key not in _SECTIONS
+    }
     for key, field in (("model", "checkpoint"), ("data", "path")):
         if isinstance(merged.get(key), (str, list)):
             merged[key] = {field: merged[key]}
-        elif merged.get(key) is None and key in merged:
-            problems.append(Problem(place=f"{place}: {key}", message="missing; a value is needed."))
     return merged
 
 

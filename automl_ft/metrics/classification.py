@@ -136,5 +136,6 @@ def _mcc(
 ) -> float:
     """Multi-class Matthews correlation (Gorodkin 2004, equation 8)."""
     covariance = num_hits * total - (true * predicted).sum()
-    spread = np.sqrt(total**2 - (predicted**2).sum()) * np.sqrt(total**2 - (true**2).sum())
+    # One root of the product, not two: a perfect prediction is then exactly 1.
+    spread = np.sqrt((total**2 - (predicted**2).sum()) * (total**2 - (true**2).sum()))
     return float(covariance / spread) if spread > 0 else 0.0

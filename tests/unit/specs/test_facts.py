@@ -1,0 +1,32 @@
+"""What is known of a study's checkpoints, taken together."""
+
+from __future__ import annotations
+
+from automl_ft.specs.facts import CheckpointFacts, DataFacts, StudyFacts
+
+
+def checkpoint(name: str, num_layers: int) -> CheckpointFacts:
+    return CheckpointFacts(
+        checkpoint=name,
+        revision="",
+        weights_hash="",
+        architecture="bert",
+        num_layers=num_layers,
+        num_parameters=1,
+        max_length=8,
+        num_truncated=0,
+        num_tokens=1,
+    )
+
+
+def test_a_study_has_the_blocks_that_all_its_checkpoints_have() -> None:
+    data = DataFacts(
+        labels=("a", "b"), num_examples={}, class_counts={}, fingerprint="", split_fingerprints={}
+    )
+    facts = StudyFacts(
+        data=data,
+        checkpoints=(checkpoint("large", 24), checkpoint("small", 6)),
+        device="cpu",
+        versions={},
+    )
+    assert facts.num_layers == 6
