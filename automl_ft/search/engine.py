@@ -338,6 +338,10 @@ class Engine:
             return
         timeout = self._parts.opened.config.budget.timeout_seconds
         if self._parts.interrupt:
+            if self._live:
+                self._parts.listener.message(
+                    "Stopping: running trials write a checkpoint. Ctrl-C again leaves at once."
+                )
             self._stop(StopReason.INTERRUPTED)
         elif timeout is not None and self._parts.clock.total() >= timeout:
             self._stop(StopReason.TIMEOUT)
