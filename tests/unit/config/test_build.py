@@ -107,8 +107,8 @@ def test_nested_places_are_dotted() -> None:
 
 
 def test_unknown_keys_are_told_with_a_suggestion() -> None:
-    _, problems = built({"nam": "a", "name": "a", "inner": {"sizes": 1}, "zzz": 1})
-    assert problems["f.yaml: nam"] == "unknown key. Did you mean `name`?"
+    _, problems = built({"names": "a", "name": "a", "inner": {"sizes": 1}, "zzz": 1})
+    assert problems["f.yaml: names"] == "unknown key. Did you mean `name`?"
     assert problems["f.yaml: inner.sizes"] == "unknown key. Did you mean `size`?"
     assert problems["f.yaml: zzz"].startswith("unknown key. Accepted: either, flag, free, inner")
 

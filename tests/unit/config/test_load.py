@@ -156,7 +156,7 @@ def test_every_setting_has_an_origin(load: Load) -> None:
 
 def test_all_problems_come_in_one_message(problems: Problems) -> None:
     found = problems(
-        "model: {checkpoint: '', revison: x}\n"
+        "model: {checkpoint: '', revisions: x}\n"
         "data: {format: cvs, validation: 2, max_length: 1}\n"
         "objective: f2\nbudget: {trials: many, timeout: soon, patience: 0}\n"
         "training: {threads: 0, precision: fp8}\nworkers: 0\nsed: 1\n",
@@ -164,7 +164,7 @@ def test_all_problems_come_in_one_message(problems: Problems) -> None:
         bare=True,
     )
     assert set(found) == {
-        "model.checkpoint", "model.revison", "data.path", "data.format", "data.validation",
+        "model.checkpoint", "model.revisions", "data.path", "data.format", "data.validation",
         "data.max_length", "objective", "budget.trials", "budget.timeout", "budget.patience",
         "training.threads", "training.precision", "workers", "sed", "option device",
         "option budget.min_improvement",
@@ -172,11 +172,11 @@ def test_all_problems_come_in_one_message(problems: Problems) -> None:
 
 
 def test_unknown_keys_are_told_with_a_suggestion(problems: Problems) -> None:
-    found = problems("modle: x\nbudget: {trails: 3}\n", {"data.lable": "y"})
+    found = problems("models: x\nbudget: {trails: 3}\n", {"data.labels": "y"})
     assert found == {
-        "modle": "unknown key. Did you mean `model`?",
+        "models": "unknown key. Did you mean `model`?",
         "budget.trails": "unknown key. Did you mean `trials`?",
-        "option data.lable": "unknown key. Did you mean `label`?",
+        "option data.labels": "unknown key. Did you mean `label`?",
     }
 
 

@@ -11,6 +11,7 @@ from automl_ft.specs.hyperparameters import (
     FREEZING_STRATEGIES,
     HYPERPARAMETERS,
     LR_SCHEDULES,
+    Hyperparameter,
     complete,
 )
 
@@ -93,3 +94,9 @@ def test_the_neutral_defaults_switch_regularisation_off() -> None:
 def test_an_unknown_name_is_an_error() -> None:
     with pytest.raises(KeyError, match="`speed` is no hyperparameter"):
         complete({"speed": 1, "epochs": 3})
+
+
+def test_a_hyperparameter_may_have_no_bounds() -> None:
+    free = Hyperparameter(kind=float, default=0.0, description="free")
+    assert free.problem_with(-1e9) is None
+    assert free.problem_with("x") == "accepted is a float"

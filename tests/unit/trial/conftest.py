@@ -82,7 +82,8 @@ def save_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., P
         }  # fmt: skip
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            config = AutoConfig.for_model(architecture, **{**small, **changes})
+            wanted = {name: v for name, v in {**small, **changes}.items() if v is not None}
+            config = AutoConfig.for_model(architecture, **wanted)
             AutoModel.from_config(config).save_pretrained(folder)
         tiny_tokenizer().save_pretrained(folder)
         return folder

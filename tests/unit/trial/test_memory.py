@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from automl_ft.trial import memory
 from automl_ft.trial.memory import is_out_of_memory, peak_memory_mib, reset_peak_memory
 
 CPU = torch.device("cpu")
@@ -60,3 +61,28 @@ def test_the_cpu_allocators_own_error_is_recognised() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60, dtype=torch.uint8)
     assert is_out_of_memory(caught.value)
+
+
+class NoProc:
+    """Stands for `Path` where there is no /proc."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def read_text(self, encoding: str) -> str:
+        raise FileNotFoundError(self.path)
+
+    def write_text(self, text: str, encoding: str) -> int:
+        raise PermissionError(self.path)
+
+
+@pytest.mark.parametrize(("platform", "unit"), [("darwin", 1024 * 1024), ("linux", 1024)])
+def test_without_proc_the_peak_is_the_process_lifetimes(
+    monkeypatch: pytest.MonkeyPatch, platform: str, unit: int
+) -> None:
+    usage = type("Usage", (), {"ru_maxrss": 300 * unit})
+    monkeypatch.setattr(memory, "Path", NoProc)
+    monkeypatch.setattr(memory.sys, "platform", platform)
+    monkeypatch.setattr(memory.resource, "getrusage", lambda who: usage)
+    reset_peak_memory(CPU)  # cannot, and says nothing
+    assert peak_memory_mib(CPU) == 300
