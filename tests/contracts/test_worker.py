@@ -10,6 +10,7 @@ import os
 import queue
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -236,6 +237,8 @@ def test_failure_is_a_result_and_the_worker_goes_on(bench, whole):
 
 def test_run_before_open_is_an_error_and_close_is_quiet(bench):
     events = queue.Queue()
+    # Nor does a file of the user's that is named like a package get in its way.
+    Path("torch.py").write_text("raise ImportError('not this one')\n")
     worker = bench.start(1, events)
     worker.run([bench.spec(11)])
     event = events.get(timeout=SECONDS)
