@@ -267,9 +267,9 @@ def _weight_files(folder: Path, config: ModelConfig) -> tuple[Path, ...]:
     if (folder / _INDEX).is_file():
         return _shards(folder, config)
     found = sorted({path.name for kind in _OTHER_WEIGHTS for path in folder.glob(kind)})
-    listed = f"found: {', '.join(found)}" if found else "no other weights either"
+    listed = f" (found: {', '.join(found)})" if found else ""  # other formats are not downloaded
     raise ModelError(
-        f"The model `{config.checkpoint}` holds no `{_WEIGHTS}` ({listed}). Only safetensors are"
+        f"The model `{config.checkpoint}` holds no `{_WEIGHTS}`{listed}. Only safetensors are"
         " read, as other formats can run code when they are opened. If you trust its source,"
         ' convert it once: `python -c "from transformers import AutoModel, AutoTokenizer as T;'
         f" s = '{config.checkpoint}'; [k.from_pretrained(s).save_pretrained('converted') for k in"

@@ -8,6 +8,7 @@ from pathlib import Path
 from optuna.trial import TrialState
 
 from automl_ft.config.study import StudyConfig
+from automl_ft.files.atomic import remove_leftovers
 from automl_ft.search.folder import StudyFolder
 from automl_ft.search.ranking import rank_trials
 from automl_ft.specs.trial import Outcome, TrialResult
@@ -56,6 +57,7 @@ class Shelf:
 
         Call it only under the study's lock.
         """
+        remove_leftovers(self._folder.path)
         noted = {checkpoint.trial_number for checkpoint in self._store.checkpoints.all()}
         for trial in self._store.trials():
             folder = self._folder.trial(trial.number)

@@ -3,8 +3,8 @@
 The timeline of a study, from the first line of `search` to the last:
 
     open_study          space file; a worker reads data and model; create or check the study
-    lock                one supervisor; trials that a killed one left RUNNING wait again
-    sweep               files that a kill left behind
+    lock                one supervisor; trials that a killed one left RUNNING wait again, files
+                        that it left behind are tidied up
     loop
       fill              every idle worker gets a trial: a waiting one (paused, or put in line by
                         the user), the default recipe if there is none yet, else a proposal of
@@ -64,6 +64,7 @@ __all__ = ["Engine", "EngineParts"]
 _TOUCH_SECONDS = 2.0
 _MAX_DEATHS = 2
 _ALIKE = 3
+_NO_COST = TrialCost(seconds=0.0, examples=0, peak_memory_mib=0.0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,7 +124,6 @@ class Engine:
             StorageError: The database fails.
         """
         self._idle = list(workers)
-        self._shelf.sweep()
         self._refresh()
         while True:
             self._check()
@@ -322,11 +322,20 @@ class Engine:
                 failure = TrialFailure(
                     kind=FailureKind.WORKER_DIED, message=message.splitlines()[0], traceback=message
                 )
-                self._result(_failed(live.number, failure))
+                self._result(_failed(live.number, failure, self._cost_so_far(live)))
         if self._worker_deaths > 2 * _ALIKE + len(self._ended):
             self._stop(error=SearchFailedError(f"Worker processes keep dying. {message}"))
         if not self._is_pausing:
             self._parts.team.replace(index)
+
+    def _cost_so_far(self, live: LiveTrial) -> TrialCost:
+        """Return what a trial has cost by the last that was heard of it."""
+        known, last = self._trials[live.number], live.progress
+        return TrialCost(
+            seconds=max(known.seconds or 0.0, 0.0 if last is None else last.seconds),
+            examples=max(known.examples or 0, 0 if last is None else last.examples_seen),
+            peak_memory_mib=known.peak_memory_mib or 0.0,
+        )
 
     def _check(self) -> None:
         """Look at the user's wish and the deadline; keep the ledger."""
@@ -415,7 +424,7 @@ def _reason(result: TrialResult) -> str | None:
     return result.failure.kind.value
 
 
-def _failed(number: int, failure: TrialFailure) -> TrialResult:
+def _failed(number: int, failure: TrialFailure, cost: TrialCost = _NO_COST) -> TrialResult:
     return TrialResult(
         number=number,
         outcome=Outcome.FAILED,
@@ -423,6 +432,6 @@ def _failed(number: int, failure: TrialFailure) -> TrialResult:
         best_step=None,
         metrics={},
         evaluations=(),
-        cost=TrialCost(seconds=0.0, examples=0, peak_memory_mib=0.0),
+        cost=cost,
         failure=failure,
     )

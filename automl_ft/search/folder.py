@@ -112,6 +112,17 @@ class StudyFolder:
         shutil.rmtree(self.path)
         return True
 
+    def is_of(self, mark: str) -> bool:
+        """Tell whether the folder belongs to a study.
+
+        Args:
+            mark: The study's mark.
+
+        Returns:
+            Whether it is there and bears the mark.
+        """
+        return self._read_mark() == mark
+
     def _read_mark(self) -> str | None:
         try:
             plain = json.loads((self.path / "study.json").read_text(encoding="utf-8"))
@@ -130,9 +141,21 @@ def study_folder(config: StudyConfig, record: StudyRecord | None = None) -> Stud
     Returns:
         The folder; `studies/NAME` below the working directory where nothing else is said.
     """
-    stored = record.config.output if record is not None else None
     name = record.name if record is not None else config.name
-    path = config.output or stored or str(Path("studies") / str(name))
+    usual = str(Path("studies") / str(name))
+    if record is None:
+        return _folder(config.output or usual)
+    stored = record.config.output
+    wanted = _folder(config.output or stored or usual)
+    # A project that was moved as a whole: the stored path is gone, the folder is where it would
+    # be made today, and its mark says whose it is.
+    moved = _folder(usual)
+    mark = record.created_at.isoformat()
+    is_moved = config.output in (None, stored) and not wanted.path.exists() and moved.is_of(mark)
+    return moved if is_moved else wanted
+
+
+def _folder(path: str) -> StudyFolder:
     return StudyFolder(Path(path).expanduser().absolute())
 
 

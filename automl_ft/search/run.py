@@ -11,6 +11,7 @@ from pathlib import Path
 
 from automl_ft.config.load import default_name, settings_of
 from automl_ft.config.study import StudyConfig
+from automl_ft.search.checkpoints import Shelf
 from automl_ft.search.engine import Engine, EngineParts
 from automl_ft.search.events import SearchListener, SilentListener, StopReason
 from automl_ft.search.interrupt import Interrupt, catch_signals
@@ -18,7 +19,7 @@ from automl_ft.search.opening import OpenedStudy, open_study, store_changes
 from automl_ft.search.pruners import PrunerSettings, make_pruner
 from automl_ft.search.samplers import startup_trials
 from automl_ft.search.shadow import ShadowStudy
-from automl_ft.search.stopping import ActiveClock
+from automl_ft.search.stopping import ActiveClock, stop_proposing
 from automl_ft.search.team import InterruptedSetUpError, Team, WorkerFactory, start_process
 from automl_ft.space.spec import CategoricalParam, Fixed, IntParam, SearchSpace
 from automl_ft.specs.hyperparameters import HYPERPARAMETERS
@@ -120,6 +121,9 @@ def _supervise(
     if opened.is_resumed:
         store_changes(opened, origins)
     store.recover_stale()
+    Shelf(store, opened.folder, opened.config).sweep()
+    if (reached := _already_reached(opened)) is not None:
+        return _outcome(opened, reached)
     clock = ActiveClock(earlier_seconds=store.active_seconds(), started=started)
     store.start_run()
     reason = "failed"
@@ -132,10 +136,22 @@ def _supervise(
     finally:
         store.touch_run(clock.this_run())
         store.end_run(reason)
+    return _outcome(opened, stop)
+
+
+def _already_reached(opened: OpenedStudy) -> StopReason | None:
+    """Say why a rerun has nothing to do: no trial waits, and no further one is wanted."""
+    trials = opened.store.trials()
+    if not opened.is_resumed or any(not trial.is_finished for trial in trials):
+        return None
+    return stop_proposing(trials, opened.config.budget)
+
+
+def _outcome(opened: OpenedStudy, stop: StopReason) -> SearchOutcome:
     return SearchOutcome(
-        study_name=store.name,
+        study_name=opened.store.name,
         stop_reason=stop,
-        storage=store.location,
+        storage=opened.store.location,
         folder=opened.folder.path,
     )
 
@@ -152,7 +168,8 @@ def _run_engine(
         return StopReason.INTERRUPTED
     train = opened.facts.data.num_examples["train"]
     settings = PrunerSettings(
-        min_resource=max(1, round(train / config.training.validations_per_epoch)),
+        # Rounded down, as validations round to the nearest row: a rung lies at or below its own.
+        min_resource=max(1, train // config.training.validations_per_epoch),
         max_resource=train * _most_epochs(opened.space),
     )
     parts = EngineParts(

@@ -5,6 +5,7 @@ Every wait looks at the interrupt, so that Ctrl-C works during set-up too.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import queue
 from collections.abc import Callable
@@ -102,6 +103,8 @@ class Team:
         """
         first = self._start(None)
         kept = None if kept_in is None else str(kept_in)
+        # The database is the supervisor's alone; its URL may hold a password.
+        config = dataclasses.replace(config, storage=None)
         first.send(Prepare(config=config, checkpoints=checkpoints, kept_in=kept))
         answer = self._wait_for(Prepared)
         assert isinstance(answer, Prepared)
@@ -123,6 +126,7 @@ class Team:
             InterruptedSetUpError: The user interrupted.
             SearchFailedError: A worker died.
         """
+        config = dataclasses.replace(config, storage=None)
         (first,) = self._workers.values()
         first.send(Keep(folder=str(folder.path)))
         self._wait_for(Ready)

@@ -75,7 +75,7 @@ class Verdict:
             )
         first = (
             f"Trial {self.best} ({self.objective} {self.best_value:.4f}) is"
-            f" {self.difference:+.4f} from the default recipe (trial {self.default},"
+            f" {self.difference:.4f} above the default recipe (trial {self.default},"
             f" {self.default_value:.4f})"
         )
         if self.low is None or self.high is None:

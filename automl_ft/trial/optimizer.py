@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -62,10 +61,8 @@ def build_optimizer(
         }
         for (depth, is_decayed), parameters in sorted(groups.items(), key=lambda item: item[0])
     ]
-    device = next(model.parameters()).device.type
-    has_fused = "fused" in inspect.signature(torch.optim.AdamW).parameters
-    fused = has_fused and device in ("cpu", "cuda", "mps")
-    return torch.optim.AdamW(options, betas=(0.9, 0.999), eps=1e-8, fused=fused)
+    has_fused = next(model.parameters()).device.type in ("cpu", "cuda", "mps")
+    return torch.optim.AdamW(options, betas=(0.9, 0.999), eps=1e-8, fused=has_fused)
 
 
 @torch.no_grad()

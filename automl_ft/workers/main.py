@@ -212,7 +212,6 @@ def main() -> None:
     messages = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     source = os.fdopen(os.dup(0), "r", encoding="utf-8")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     sys.stdout = sys.stderr
     WorkerLoop(Channel(source, messages)).serve()

@@ -86,7 +86,7 @@ def test_a_folder_with_other_weights_is_refused_with_the_conversion(copy):
 def test_a_folder_without_any_weights_is_refused(copy):
     folder = copy("bert")
     (folder / "model.safetensors").unlink()
-    with pytest.raises(ModelError, match="no other weights either"):
+    with pytest.raises(ModelError, match=r"holds no `model.safetensors`\."):
         resolve_folder(folder)
 
 
