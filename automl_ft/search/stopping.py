@@ -75,8 +75,9 @@ def has_converged(trials: Sequence[TrialRecord], budget: BudgetConfig) -> bool:
         is_complete = trial.state.name == "COMPLETE" and trial.value is not None
         value = trial.value if is_complete and trial.value is not None else float("-inf")
         gain = value > best + budget.min_improvement or (best == float("-inf") and is_complete)
+        # Compared with the last gain, not the last best: small steps that add up are one.
+        best = value if gain else best
         without_gain = 0 if gain else without_gain + 1
-        best = max(best, value)
     return without_gain >= budget.patience
 
 
