@@ -7,9 +7,11 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from automl_ft.config.study import ModelConfig, StudyConfig
-from automl_ft.data.table import Splits
+from automl_ft.data.encoding import EncodedSplit
+from automl_ft.data.table import Splits, TextTable
 from automl_ft.models.load import LoadedModel, ResolvedCheckpoint
 
 __all__ = ["Loss", "Task"]
@@ -47,6 +49,35 @@ class Task(Protocol):
 
     name: str
     """The name that a study file gives."""
+    objectives: tuple[str, ...]
+    """Metrics that trials may be ranked by; all are maximised."""
+
+    def check(self, config: StudyConfig, labels: tuple[str, ...]) -> None:
+        """Refuse settings that do not fit the data.
+
+        Args:
+            config: The study.
+            labels: Class names by id.
+
+        Raises:
+            UsageError: A setting names something that the data does not have.
+        """
+        ...
+
+    def encode(
+        self, table: TextTable, tokenizer: PreTrainedTokenizerBase, max_length: int
+    ) -> EncodedSplit:
+        """Turn rows into tokens.
+
+        Args:
+            table: The rows.
+            tokenizer: The checkpoint's tokenizer.
+            max_length: Tokens that a row is cut to, special tokens included.
+
+        Returns:
+            The encoded rows, with their targets.
+        """
+        ...
 
     def read(self, config: StudyConfig) -> Splits:
         """Read, check and split the data.
@@ -88,11 +119,15 @@ class Task(Protocol):
         """
         ...
 
-    def loss(self, class_weights: Tensor | None, label_smoothing: float) -> Loss:
+    def loss(
+        self, config: StudyConfig, train: EncodedSplit, num_labels: int, label_smoothing: float
+    ) -> Loss:
         """Build the training loss.
 
         Args:
-            class_weights: Weight by class, shape (num_labels,); None weighs rows equally.
+            config: The study, which may weigh classes.
+            train: The training rows.
+            num_labels: Number of classes.
             label_smoothing: Smoothing factor in [0, 1).
 
         Returns:

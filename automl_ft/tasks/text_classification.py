@@ -6,12 +6,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 from torch.nn import functional
+from transformers import PreTrainedTokenizerBase
 
-from automl_ft.config.study import ModelConfig, StudyConfig
+from automl_ft.config.study import OBJECTIVES, ModelConfig, StudyConfig
+from automl_ft.data.class_weights import balanced_class_weights
+from automl_ft.data.encoding import EncodedSplit, encode
 from automl_ft.data.prepare import load_splits
-from automl_ft.data.table import Splits
+from automl_ft.data.table import Splits, TextTable
+from automl_ft.errors import UsageError
 from automl_ft.metrics.classification import classification_metrics
 from automl_ft.models.load import LoadedModel, ResolvedCheckpoint, load_model
 from automl_ft.tasks.base import Loss
@@ -39,7 +44,7 @@ class ClassificationLoss:
         """
         if self.class_weights is None:
             return float(len(targets))
-        return float(self.class_weights[targets].sum())
+        return float(self._weights(targets).index_select(0, targets).sum())
 
     def total(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the summed cross-entropy, computed in fp32.
@@ -54,16 +59,53 @@ class ClassificationLoss:
         return functional.cross_entropy(
             logits.float(),
             targets,
-            weight=self.class_weights,
+            weight=None if self.class_weights is None else self._weights(logits),
             reduction="sum",
             label_smoothing=self.label_smoothing,
         )
+
+    def _weights(self, like: Tensor) -> Tensor:
+        """Return the class weights on the device of another tensor."""
+        assert self.class_weights is not None
+        return self.class_weights.to(like.device)
 
 
 class TextClassification:
     """The task `text-classification`."""
 
-    name = "text-classification"
+    name: str = "text-classification"
+    objectives: tuple[str, ...] = OBJECTIVES
+
+    def check(self, config: StudyConfig, labels: tuple[str, ...]) -> None:
+        """Refuse a positive label that the data does not have.
+
+        Args:
+            config: The study.
+            labels: Class names by id.
+
+        Raises:
+            UsageError: There is no such label.
+        """
+        if config.positive_label is not None and config.positive_label not in labels:
+            raise UsageError(
+                f"positive_label: `{config.positive_label}` is no label of the data; accepted:"
+                f" {', '.join(labels[:20])}. Set it to one of these."
+            )
+
+    def encode(
+        self, table: TextTable, tokenizer: PreTrainedTokenizerBase, max_length: int
+    ) -> EncodedSplit:
+        """Turn texts, or pairs of texts, into tokens.
+
+        Args:
+            table: The rows.
+            tokenizer: The checkpoint's tokenizer.
+            max_length: Tokens that a row is cut to, special tokens included.
+
+        Returns:
+            The encoded rows with their class ids.
+        """
+        return encode(table, tokenizer, max_length)
 
     def read(self, config: StudyConfig) -> Splits:
         """Read, check and split the data.
@@ -73,6 +115,9 @@ class TextClassification:
 
         Returns:
             The splits.
+
+        Raises:
+            DataError: The data cannot be used.
         """
         return load_splits(config.data, config.seed)
 
@@ -96,20 +141,31 @@ class TextClassification:
 
         Returns:
             The model with its layer map.
+
+        Raises:
+            ModelError: It cannot be loaded or mapped.
         """
         return load_model(checkpoint, config, labels=labels, dropout=dropout, seed=seed)
 
-    def loss(self, class_weights: Tensor | None, label_smoothing: float) -> Loss:
+    def loss(
+        self, config: StudyConfig, train: EncodedSplit, num_labels: int, label_smoothing: float
+    ) -> Loss:
         """Build the training loss.
 
         Args:
-            class_weights: Weight by class, shape (num_labels,); None weighs rows equally.
+            config: The study, which may weigh classes.
+            train: The training rows.
+            num_labels: Number of classes.
             label_smoothing: Smoothing factor in [0, 1).
 
         Returns:
             The loss.
         """
-        return ClassificationLoss(class_weights=class_weights, label_smoothing=label_smoothing)
+        weights = None
+        if config.data.class_weights == "balanced":
+            array = balanced_class_weights(train.labels, num_labels)
+            weights = torch.as_tensor(array, dtype=torch.float32)
+        return ClassificationLoss(class_weights=weights, label_smoothing=label_smoothing)
 
     def metrics(
         self,

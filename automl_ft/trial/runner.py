@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 
 from automl_ft.data.augmentation import Augmentation
-from automl_ft.data.class_weights import balanced_class_weights
 from automl_ft.models.freezing import FreezingPlan, plan_freezing
 from automl_ft.models.layers import decay_exempt, layer_depths, reinit_top_blocks
 from automl_ft.models.load import LoadedModel
@@ -174,13 +173,10 @@ def _optimizer(recipe: Recipe, loaded: LoadedModel, plan: FreezingPlan) -> torch
 
 
 def _stepper(recipe: Recipe, study: PreparedStudy, batches: TrainingBatches) -> StepRunner:
-    weights = None
-    if study.config.data.class_weights == "balanced":
-        array = balanced_class_weights(batches.split.labels, len(study.facts.data.labels))
-        weights = torch.as_tensor(array, dtype=torch.float32, device=study.device)
+    num_labels = len(study.facts.data.labels)
     return StepRunner(
         batches=batches,
-        loss=study.task.loss(weights, recipe.label_smoothing),
+        loss=study.task.loss(study.config, batches.split, num_labels, recipe.label_smoothing),
         mixup=recipe.mixup,
         micro_batch_size=study.config.training.micro_batch_size,
         precision=resolve_precision(study.config.training.precision, study.device),

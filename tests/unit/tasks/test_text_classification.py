@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from automl_ft.config.study import DataConfig, ModelConfig, StudyConfig
+from automl_ft.config.study import OBJECTIVES, DataConfig, ModelConfig, StudyConfig
+from automl_ft.data.encoding import EncodedSplit
+from automl_ft.errors import UsageError
 from automl_ft.metrics.classification import classification_metrics
 from automl_ft.tasks.base import Loss, Task
 from automl_ft.tasks.text_classification import ClassificationLoss, TextClassification
@@ -26,7 +29,7 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
 
 def make(weights: tuple[float, ...] | None, smoothing: float) -> Loss:
     tensor = None if weights is None else torch.tensor(weights)
-    return TextClassification().loss(tensor, smoothing)
+    return ClassificationLoss(class_weights=tensor, label_smoothing=smoothing)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
@@ -97,3 +100,31 @@ def test_the_class_is_a_task_and_its_loss_a_loss() -> None:
     loss: Loss = ClassificationLoss(class_weights=None, label_smoothing=0.0)
     assert task.name == "text-classification"
     assert loss.weight(torch.tensor([1])) == np.float64(1)
+
+
+def test_classes_are_weighed_on_request_only(tmp_path: Path) -> None:
+    split = EncodedSplit(
+        input_ids=np.zeros(4, np.int32), offsets=np.arange(5), labels=np.array([0, 0, 0, 1]),
+        word_ids=np.zeros(4, np.int32), token_type_ids=None, num_truncated=0,
+    )  # fmt: skip
+    data = DataConfig(path="rows.csv")
+    config = StudyConfig(model=ModelConfig(checkpoint="x"), data=data)
+    plain = TextClassification().loss(config, split, 2, 0.1)
+    assert plain == ClassificationLoss(class_weights=None, label_smoothing=0.1)
+    config = dataclasses.replace(config, data=dataclasses.replace(data, class_weights="balanced"))
+    weighed = TextClassification().loss(config, split, 2, 0.0)
+    assert weighed.weight(torch.tensor([0])) == pytest.approx(4 / (2 * 3))
+    assert weighed.weight(torch.tensor([1])) == pytest.approx(4 / (2 * 1))
+
+
+def test_a_positive_label_that_the_data_lacks_is_refused() -> None:
+    config = StudyConfig(
+        model=ModelConfig(checkpoint="x"), data=DataConfig(path="rows.csv"), positive_label="yep"
+    )
+    with pytest.raises(UsageError, match=r"positive_label: `yep` is no label.*accepted: no, yes"):
+        TextClassification().check(config, ("no", "yes"))
+    TextClassification().check(config, ("no", "yep"))
+
+
+def test_every_objective_of_the_config_is_one_of_the_tasks() -> None:
+    assert TextClassification().objectives == OBJECTIVES
