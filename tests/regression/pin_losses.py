@@ -30,8 +30,8 @@ LABELS = ("bad", "good", "odd")
 RECIPES: dict[str, dict[str, Any]] = {
     "plain": {},
     "regularised": {
-        "weight_decay": 0.1, "l1": 1e-3, "label_smoothing": 0.1, "warmup_ratio": 0.2,
-        "layerwise_lr_decay": 0.7, "lr_schedule": "cosine", "max_grad_norm": 0.5,
+        "weight_decay": 0.9, "l1": 0.3, "label_smoothing": 0.1, "warmup_ratio": 0.2,
+        "layerwise_lr_decay": 0.7, "lr_schedule": "cosine", "max_grad_norm": 2.5,
     },
     "augmented": {"token_dropout": 0.2, "word_swap": 0.3, "word_deletion": 0.2, "mixup": 0.4},
     "bottom_layers": {"freezing": "bottom_layers", "frozen_layers": 1},
