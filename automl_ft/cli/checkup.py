@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from automl_ft.cli.values import memory, plural, size
 from automl_ft.errors import StudyLockedError
+from automl_ft.files.child import child_environment
 
 if TYPE_CHECKING:
     from automl_ft.search.folder import StudyFolder
@@ -90,7 +91,12 @@ def check_devices() -> Iterator[Check]:
     command = [sys.executable, "-P", "-c", _TORCH_FACTS]
     try:
         done = subprocess.run(
-            command, check=False, capture_output=True, text=True, timeout=_TORCH_SECONDS
+            command,
+            check=False,
+            capture_output=True,
+            encoding="utf-8",
+            env=child_environment(),
+            timeout=_TORCH_SECONDS,
         )
     except subprocess.TimeoutExpired:
         finding = f"torch did not answer within {_TORCH_SECONDS} s; is the GPU driver stuck?"

@@ -11,16 +11,12 @@ from automl_ft.config.study import StudyConfig
 from automl_ft.files.atomic import remove_leftovers
 from automl_ft.search.folder import StudyFolder
 from automl_ft.search.ranking import rank_trials
+from automl_ft.specs.layout import BEST, LAST
 from automl_ft.specs.trial import Outcome, TrialResult
 from automl_ft.storage.checkpoints import CheckpointRecord
 from automl_ft.storage.store import StudyStore
 
-__all__ = ["BEST_FILE", "LAST_FILE", "Shelf"]
-
-BEST_FILE = "best.safetensors"
-"""The best validated model of a trial, as `trial.checkpoint` writes it."""
-LAST_FILE = "last.pt"
-"""What a trial goes on from."""
+__all__ = ["Shelf"]
 
 
 class Shelf:
@@ -45,7 +41,7 @@ class Shelf:
             result: How the run ended; already stored.
         """
         if result.outcome is Outcome.PAUSED:
-            self._note(result.number, result.value, "last", LAST_FILE)
+            self._note(result.number, result.value, "last", LAST)
         elif result.outcome is Outcome.COMPLETE:
             self._keep_best(result.number, result.value)
             self._drop_surplus()
@@ -64,7 +60,7 @@ class Shelf:
             if trial.state in (TrialState.PRUNED, TrialState.FAIL):
                 if trial.number in noted or folder.exists():
                     self.drop(trial.number)
-            elif trial.state is TrialState.COMPLETE and (folder / LAST_FILE).exists():
+            elif trial.state is TrialState.COMPLETE and (folder / LAST).exists():
                 self._keep_best(trial.number, trial.value)
                 self._drop_surplus()
 
@@ -83,10 +79,10 @@ class Shelf:
 
         The old file goes last: while it is there, `sweep` knows that this was not finished.
         """
-        self._note(number, value, "best", BEST_FILE)
+        self._note(number, value, "best", BEST)
         self._store.checkpoints.drop(number, "last")
         with contextlib.suppress(FileNotFoundError):
-            (self._folder.trial(number) / LAST_FILE).unlink()
+            (self._folder.trial(number) / LAST).unlink()
 
     def _note(self, number: int, value: float | None, kind: str, name: str) -> None:
         path: Path = self._folder.trial(number) / name
@@ -108,5 +104,5 @@ class Shelf:
         for checkpoint in self._store.checkpoints.all():
             if checkpoint.kind == "best" and checkpoint.trial_number not in kept:
                 with contextlib.suppress(FileNotFoundError):
-                    (self._folder.trial(checkpoint.trial_number) / BEST_FILE).unlink()
+                    (self._folder.trial(checkpoint.trial_number) / BEST).unlink()
                 self._store.checkpoints.drop(checkpoint.trial_number, "best")

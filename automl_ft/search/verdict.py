@@ -19,13 +19,13 @@ import numpy.typing as npt
 from automl_ft.metrics.classification import objective_value
 from automl_ft.search.folder import StudyFolder
 from automl_ft.search.ranking import best_trial, furthest_value
+from automl_ft.specs.layout import LOGITS
 from automl_ft.storage.records import StudyRecord, TrialRecord
 
 __all__ = ["Verdict", "compare_with_default", "give_verdict"]
 
 _RESAMPLES = 1000
 _LEVEL = 0.95
-_LOGITS = "validation_logits.npy"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,14 +99,16 @@ def give_verdict(
     Returns:
         The verdict; None before the default recipe and some trial are complete.
     """
-    best = best_trial(trials)
-    default = next((t for t in trials if t.origin == "default" and t.value is not None), None)
-    if best is None or best.value is None or default is None or default.state.name != "COMPLETE":
+    default = next((t for t in trials if t.origin == "default"), None)
+    if default is None or default.state.name != "COMPLETE" or default.value is None:
         return None
-    assert default.value is not None
+    # The same recipe with a luckier seed is no better recipe.
+    best = best_trial([t for t in trials if t.rerun_of != default.number])
+    if best is None or best.value is None:
+        return None
     low = high = None
     if best.number != default.number:
-        scores = [_scores(folder.trial(n) / _LOGITS) for n in (best.number, default.number)]
+        scores = [_scores(folder.trial(n) / LOGITS) for n in (best.number, default.number)]
         targets = _targets(folder)
         if targets is not None:
             low, high = compare_with_default(record, targets, scores[0], scores[1])

@@ -20,15 +20,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from automl_ft.files.atomic import atomic_path, write_bytes, write_json
+from automl_ft.specs.layout import BEST, LAST, LOGITS
 
 __all__ = ["BEST", "LAST", "LOGITS", "FORMAT_VERSION", "load_last", "save_best", "save_last"]
 
-LAST = "last.pt"
-"""Everything to go on from."""
-BEST = "best.safetensors"
-"""Parameters of the best validated model that training may have changed."""
-LOGITS = "validation_logits.npy"
-"""Its scores on the validation split, float32, shape (num_rows, num_labels)."""
 FORMAT_VERSION = 1
 """Version of `last.pt`; a file of another version is not resumed."""
 

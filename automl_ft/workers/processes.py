@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import os
 import subprocess
-import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
+from automl_ft.files.child import child_command, child_environment
 from automl_ft.specs.decision import Decision
 from automl_ft.specs.trial import TrialSpec
 from automl_ft.workers.base import EventQueue, WorkerDied, WorkerEvent
@@ -48,8 +47,7 @@ class ProcessWorker:
         self._log: IO[str] | None = None
         self._is_closing = False
         self._process = subprocess.Popen(
-            # -P: a folder such as `datasets` in the working directory must not hide a package.
-            [sys.executable, "-P", "-m", "automl_ft.workers.main"],
+            child_command("automl_ft.workers.main"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -57,7 +55,7 @@ class ProcessWorker:
             encoding="utf-8",
             errors="replace",
             start_new_session=True,
-            env={**os.environ, **(env or {})},
+            env={**child_environment(), **(env or {})},
         )
         self._stderr = threading.Thread(target=self._read_output, daemon=True)
         self._stderr.start()
