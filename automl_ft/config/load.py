@@ -24,6 +24,11 @@ __all__ = ["LoadedConfig", "default_name", "find_study_file", "load_config", "se
 
 _SECTIONS = frozenset({"model", "data", "budget", "training"})
 """Keys that hold keys; one with nothing below it is as good as absent."""
+_BOUND = {
+    ("model", "checkpoint"): ("revision", "trust_remote_code"),
+    ("data", "path"): ("config", "revision"),
+}
+"""Settings that belong to one model or data set, and go with it."""
 _MERGED_KEYS = frozenset({"space"})
 """Mappings that a file gives as a whole; options below them replace single keys."""
 
@@ -94,6 +99,7 @@ def load_config(source: str | None, options: Mapping[str, Any] | None = None) ->
     merged = _normalise(plain)
     origins = dict.fromkeys(_leaves(merged), place)
     _timeout(merged, place, problems)
+    _loosen(merged, options or {}, origins)
     for key, value in (options or {}).items():
         _set(merged, key, value, problems)
         origins.update(dict.fromkeys(_leaves({key: value}), "option"))
@@ -137,6 +143,21 @@ def _normalise(plain: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(merged.get(key), (str, list)):
             merged[key] = {field: merged[key]}
     return merged
+
+
+def _loosen(merged: dict[str, Any], options: Mapping[str, Any], origins: dict[str, str]) -> None:
+    """Drop what a file says of another model or data set than the one the options name.
+
+    Above all its trust: `--model X` must not run X's code because the file trusts its own model.
+    """
+    for (section, key), bound in _BOUND.items():
+        value = options.get(f"{section}.{key}", options.get(section))
+        below = merged.get(section)
+        if value is None or not isinstance(below, dict) or below.get(key) == value:
+            continue
+        for name in bound:
+            below.pop(name, None)
+            origins.pop(f"{section}.{name}", None)
 
 
 def _set(merged: dict[str, Any], dotted: str, value: Any, problems: list[Problem]) -> None:

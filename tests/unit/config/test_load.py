@@ -310,3 +310,23 @@ def test_the_made_name_is_always_accepted() -> None:
     for model in ("+a", "..", "-", "___", "a b", "\u00e9t\u00e9", "a/+b", "@x", "."):
         found = load_config(None, {"model": model, "data": "+.csv"}).config
         assert found.name
+
+
+def test_another_model_does_not_inherit_the_trust_in_the_files_own(load: Load) -> None:
+    text = (
+        "model: {checkpoint: mine, revision: abc, trust_remote_code: true}\n"
+        "data: {path: rows, config: en, revision: def}\n"
+    )
+    same = load(text, {"seed": 1}, bare=True).config
+    assert (same.model.revision, same.model.trust_remote_code) == ("abc", True)
+    assert (same.data.config, same.data.revision) == ("en", "def")
+    for options in ({"model": "other", "data": "more"}, {"model.checkpoint": "other"}):
+        loaded = load(text, options, bare=True)
+        assert (loaded.config.model.revision, loaded.config.model.trust_remote_code) == (
+            None,
+            False,
+        )
+        assert loaded.origins["model.trust_remote_code"] == "default"
+    assert loaded.config.data.revision == "def"
+    given = load(text, {"model": "other", "model.revision": "xyz"}, bare=True).config
+    assert given.model.revision == "xyz"
