@@ -1,0 +1,102 @@
+"""Between stored trials and the engine."""
+
+import dataclasses
+
+import pytest
+from optuna.trial import TrialState
+
+from automl_ft.errors import ConfigError, Problem
+from automl_ft.search.trials import (
+    add_proposal,
+    default_recipe,
+    invalid_message,
+    shadow_trials,
+    trial_seed,
+    trial_spec,
+)
+from automl_ft.space.load import load_space
+from automl_ft.space.resolve import resolve
+from automl_ft.space.suggest import stored_distributions
+from tests.fakes.lab import SPACE
+from tests.fakes.records import make_trial
+
+
+def space_of(**changes):
+    return resolve(load_space({**SPACE, **changes}), {"num_layers": 4})
+
+
+def test_seeds_differ_between_trials_and_studies_and_repeat_themselves(bare_lab):
+    config, other = bare_lab.config(seed=0), bare_lab.config(seed=1)
+    seeds = [trial_seed(config, number) for number in range(50)]
+    assert len(set(seeds)) == 50
+    assert seeds == [trial_seed(config, number) for number in range(50)]
+    assert trial_seed(other, 0) != seeds[0]
+    assert all(0 <= seed < 2**31 for seed in seeds)
+
+
+def test_fixed_seed_is_that_of_every_trial(bare_lab):
+    config = bare_lab.config()
+    training = dataclasses.replace(config.training, seed=7)
+    config = dataclasses.replace(config, training=training)
+    assert [trial_seed(config, number) for number in (0, 5)] == [7, 7]
+
+
+def test_default_recipe_is_that_of_the_space_with_the_stored_distributions():
+    stored = space_of(learning_rate={**SPACE["learning_rate"], "high": 0.9})
+    recipe = default_recipe(space_of(dropout=0.2), stored, 4)
+    assert (recipe.number, recipe.params) == (4, {"learning_rate": 1e-4})
+    assert recipe.distributions == {"learning_rate": stored_distributions(stored)["learning_rate"]}
+    assert recipe.system_attrs == {}
+
+
+def test_added_proposal_runs_at_once_with_every_hyperparameter(lab):
+    lab.search(trials=0)
+    store = lab.store()
+    space = space_of()
+    number = add_proposal(store, space, default_recipe(space, space, 0), origin="default")
+    trial = store.trial(number)
+    assert (trial.state, trial.origin) == (TrialState.RUNNING, "default")
+    assert trial.hyperparameters == space.hyperparameters(trial.params)
+    assert trial.seed == trial_seed(store.record.config, 0)
+
+
+def test_spec_holds_what_is_stored(bare_lab):
+    trial = make_trial(3, seed=11)
+    spec = trial_spec(trial, bare_lab.config(), bare_lab.files)
+    assert (spec.number, spec.seed, spec.hyperparameters) == (3, 11, trial.hyperparameters)
+    assert spec.folder == str(bare_lab.files.trial(3))
+
+
+def test_trial_without_a_seed_gets_the_one_of_its_number(bare_lab):
+    config = bare_lab.config()
+    spec = trial_spec(make_trial(3, seed=None), config, bare_lab.files)
+    assert spec.seed == trial_seed(config, 3)
+
+
+def test_shadows_know_every_hyperparameter(bare_lab):
+    trial = make_trial(
+        2,
+        "PRUNED",
+        value=0.25,
+        intermediate_values={50: 0.25},
+        system_attrs={"completed_rung_0": 0.25},
+    )
+    (shadow,) = shadow_trials([trial])
+    assert shadow.params == {"learning_rate": 1e-3, "epochs": 2}
+    assert (shadow.number, shadow.state, shadow.value) == (2, TrialState.PRUNED, 0.25)
+    assert shadow.intermediate_values == {50: 0.25}
+    assert shadow.system_attrs == {"completed_rung_0": 0.25}
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            ConfigError([Problem(place="a", message="One."), Problem(place="b", message="Two.")]),
+            "a: One.; b: Two.",
+        ),
+        (ValueError("not\n  compatible"), "not compatible"),
+    ],
+)
+def test_message_of_an_invalid_configuration_is_one_line(error, said):
+    assert invalid_message(error) == said
