@@ -1,0 +1,94 @@
+"""One search from start to end, around the engine."""
+
+import dataclasses
+import threading
+
+import pytest
+
+from automl_ft.search import run
+from automl_ft.search.events import StopReason
+from automl_ft.space.load import load_space
+from automl_ft.workers.protocol import Open
+from tests.fakes.lab import SPACE
+
+
+def test_outcome_says_where_everything_is(lab):
+    outcome = lab.search(trials=1)
+    assert (outcome.study_name, outcome.stop_reason) == ("demo", StopReason.TRIALS)
+    assert (outcome.storage, outcome.folder) == (lab.url, lab.files.path)
+
+
+def test_study_without_a_name_gets_one_of_its_model_and_data(lab):
+    assert lab.search(trials=0, name=None).study_name == "tiny-rows"
+
+
+def test_search_works_outside_the_main_thread(lab):
+    outcomes = []
+    thread = threading.Thread(target=lambda: outcomes.append(lab.search(trials=1)))
+    thread.start()
+    thread.join()
+    assert outcomes[0].stop_reason is StopReason.TRIALS
+
+
+def test_rerun_of_a_finished_study_opens_no_worker_and_costs_nothing(lab):
+    lab.search(trials=1)
+    seconds = lab.store().active_seconds()
+    lab.script.requests.clear()
+    assert lab.search(trials=1).stop_reason is StopReason.TRIALS
+    assert not any(isinstance(request, Open) for request in lab.script.requests)
+    assert lab.store().active_seconds() == seconds
+    assert all(worker.is_closed for worker in lab.script.workers)
+
+
+def test_set_up_counts_as_active_time(lab, monkeypatch):
+    clock = iter(range(0, 10_000, 5))
+    monkeypatch.setattr(run.time, "monotonic", lambda: float(next(clock)))
+    lab.search(trials=0)
+    assert lab.store().active_seconds() >= 5
+
+
+@pytest.mark.parametrize(
+    ("epochs", "most"),
+    [
+        ({"low": 1, "high": 7, "default": 3}, 7),
+        ({"choices": [2, 5, 3], "default": 3}, 5),
+        (4, 4),
+        (None, 3),
+    ],
+    ids=["range", "choices", "fixed", "not named"],
+)
+def test_longest_trial_of_a_space(epochs, most):
+    space = {**SPACE, "epochs": epochs}
+    if epochs is None:
+        del space["epochs"]
+    assert run._most_epochs(load_space(space)) == most
+
+
+def test_pruner_knows_at_which_steps_trials_report(lab, monkeypatch):
+    seen = []
+    real = run.make_pruner
+    monkeypatch.setattr(run, "make_pruner", lambda *args: [seen.append(args), real(*args)][1])
+    lab.script.validations_per_epoch = 4
+    lab.search(trials=1, pruner="hyperband", validations_per_epoch=4)
+    ((name, settings),) = seen
+    assert (name, settings.min_resource, settings.max_resource) == ("hyperband", 25, 200)
+    assert min(lab.trials()[0].intermediate_values) == settings.min_resource
+    assert max(lab.trials()[0].intermediate_values) == settings.max_resource
+
+
+@pytest.mark.parametrize("pruner", ["successive_halving", "hyperband", "median", "patient", "none"])
+def test_search_ends_with_every_pruner(lab, pruner):
+    lab.search(trials=8, pruner=pruner)
+    assert lab.states()[0] == "COMPLETE"
+    assert set(lab.states()) <= {"COMPLETE", "PRUNED"}
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "qmc", "cmaes", "grid"])
+def test_search_ends_with_every_sampler(lab, sampler):
+    lab.search(trials=6, sampler=sampler, pruner="none")
+    assert lab.states() == ["COMPLETE"] * 6
+
+
+def test_outcome_is_a_value():
+    names = [field.name for field in dataclasses.fields(run.SearchOutcome)]
+    assert names == ["study_name", "stop_reason", "storage", "folder"]
