@@ -22,10 +22,10 @@ from automl_ft.config.study import ModelConfig, StudyConfig
 from automl_ft.data.augmentation import replacement_token
 from automl_ft.data.batches import Padding
 from automl_ft.data.bundled import BUNDLED
-from automl_ft.data.encoding import EncodedSplit, choose_max_length, encode, token_lengths
+from automl_ft.data.encoding import EncodedSplit, choose_max_length, token_lengths
 from automl_ft.data.saved import load_saved_splits, save_splits
 from automl_ft.data.table import Splits
-from automl_ft.errors import DataError, UsageError
+from automl_ft.errors import DataError
 from automl_ft.models.load import (
     LoadedModel,
     ResolvedCheckpoint,
@@ -34,12 +34,20 @@ from automl_ft.models.load import (
     weights_hash,
 )
 from automl_ft.specs.facts import CheckpointFacts, StudyFacts
+from automl_ft.specs.layout import encoded_folder, rows_folder
 from automl_ft.tasks.base import Task
 from automl_ft.tasks.registry import get_task
 from automl_ft.trial.precision import describe_device, pick_device
 from automl_ft.version import __version__
 
-__all__ = ["OpenCheckpoint", "PreparedStudy", "keep_study", "open_study", "prepare_study"]
+__all__ = [
+    "OpenCheckpoint",
+    "PreparedStudy",
+    "keep_study",
+    "open_study",
+    "padding_of",
+    "prepare_study",
+]
 
 _SPLITS = ("train", "validation")
 """Splits that a search reads; the test split is kept but never encoded."""
@@ -147,7 +155,7 @@ def prepare_study(
     # The models first: a wrong name is found in a moment, reading data may take long.
     resolved = {name: _resolve(config, name) for name in checkpoints}
     rows = _read(config, task, kept_in)
-    _check_positive_label(config, rows.labels)
+    task.check(config, rows.labels)
     opened = {
         name: _open_fresh(config, task, rows, model, files)
         for name, (model, files) in resolved.items()
@@ -171,7 +179,7 @@ def keep_study(study: PreparedStudy, folder: Path) -> None:
         folder: The study's folder.
     """
     if study.rows is not None and not _is_kept(study, folder):
-        save_splits(study.rows, _rows_folder(folder))
+        save_splits(study.rows, rows_folder(folder))
     for opened in study.checkpoints.values():
         for name, split in opened.splits.items():
             place, key = _encoded_place(folder, opened.facts, study.facts, name)
@@ -214,17 +222,9 @@ def open_study(
 
 
 def _read(config: StudyConfig, task: Task, kept_in: Path | None) -> Splits:
-    if kept_in is not None and config.data.path in BUNDLED and _rows_folder(kept_in).is_dir():
-        return load_saved_splits(_rows_folder(kept_in))
+    if kept_in is not None and config.data.path in BUNDLED and rows_folder(kept_in).is_dir():
+        return load_saved_splits(rows_folder(kept_in))
     return task.read(config)
-
-
-def _check_positive_label(config: StudyConfig, labels: tuple[str, ...]) -> None:
-    if config.positive_label is not None and config.positive_label not in labels:
-        raise UsageError(
-            f"positive_label: `{config.positive_label}` is no label of the data; accepted:"
-            f" {', '.join(labels[:20])}. Set it to one of these."
-        )
 
 
 def _resolve(config: StudyConfig, name: str) -> tuple[ModelConfig, ResolvedCheckpoint]:
@@ -244,7 +244,7 @@ def _open_fresh(
     lengths = token_lengths(rows.train, tokenizer)
     limit = _model_limit(tokenizer.model_max_length, loaded)
     max_length = choose_max_length(lengths, config.data.max_length, limit)
-    splits = {name: encode(rows.tables[name], tokenizer, max_length) for name in _SPLITS}
+    splits = {name: task.encode(rows.tables[name], tokenizer, max_length) for name in _SPLITS}
     facts = CheckpointFacts(
         checkpoint=model.checkpoint,
         revision=resolved.revision,
@@ -261,7 +261,7 @@ def _open_fresh(
         resolved=resolved,
         facts=facts,
         splits=splits,
-        padding=_padding(tokenizer),
+        padding=padding_of(tokenizer),
         replacement_token_id=replacement_token(tokenizer),
     )
 
@@ -279,7 +279,7 @@ def _open_known(
         resolved=resolved,
         facts=facts,
         splits=splits,
-        padding=_padding(tokenizer),
+        padding=padding_of(tokenizer),
         replacement_token_id=replacement_token(tokenizer),
     )
 
@@ -299,7 +299,15 @@ def _model_limit(tokenizer_limit: int, loaded: LoadedModel) -> int:
     return min(tokenizer_limit, positions - unusable)
 
 
-def _padding(tokenizer: object) -> Padding:
+def padding_of(tokenizer: object) -> Padding:
+    """Return how a tokenizer pads.
+
+    Args:
+        tokenizer: A transformers tokenizer with a pad token.
+
+    Returns:
+        Its padding.
+    """
     return Padding(
         token_id=int(getattr(tokenizer, "pad_token_id")),  # noqa: B009 - tokenizers are untyped
         side=getattr(tokenizer, "padding_side"),  # noqa: B009
@@ -307,13 +315,9 @@ def _padding(tokenizer: object) -> Padding:
     )
 
 
-def _rows_folder(folder: Path) -> Path:
-    return folder / "data" / "splits"
-
-
 def _is_kept(study: PreparedStudy, folder: Path) -> bool:
     try:
-        kept = load_saved_splits(_rows_folder(folder)).facts()
+        kept = load_saved_splits(rows_folder(folder)).facts()
     except DataError:
         return False
     return kept.split_fingerprints == study.facts.data.split_fingerprints
@@ -324,7 +328,7 @@ def _encoded_place(
 ) -> tuple[Path, str]:
     """Return the folder of encoded rows, and the key of what they depend on."""
     slug = re.sub(r"[^\w.-]+", "-", checkpoint.checkpoint).strip("-.")[-60:]
-    place = folder / "data" / "encoded" / f"{slug}-{checkpoint.weights_hash[:8]}" / split
+    place = encoded_folder(folder) / f"{slug}-{checkpoint.weights_hash[:8]}" / split
     key = "-".join(
         (
             facts.data.split_fingerprints[split],
