@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-import automl_ft
 from automl_ft.cli.render import Column, Table, write_table
 from automl_ft.cli.values import score
 from automl_ft.errors import UsageError
+from automl_ft.files.child import child_command, child_environment
 
 __all__ = ["command"]
 
@@ -49,6 +47,11 @@ Examples:
 )
 @click.option("--encoding", help="Text encoding of FILE.  [default: utf-8]")
 @click.option("--probabilities", is_flag=True, help="Also the probability of every class.")
+@click.option(
+    "--trust-remote-code",
+    is_flag=True,
+    help="Run code that lies with the model; read it first.",
+)
 @click.option("--device", help="auto, cpu, mps, cuda or cuda:N.  [default: auto]")
 @click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help="Rows at once.")
 @click.option(
@@ -67,33 +70,26 @@ def command(
             " format. Leave one of them out."
         )
     words = [str(model_dir), str(file), *_words(to=None if to is None else str(to), **options)]
-    # -P: a file `random.py` beside the user's data must not be imported.
-    plain = [sys.executable, "-P", "-m", _MODULE, *words]
+    plain = [*child_command(_MODULE), *words]
     if format_ in (None, "csv"):
-        return subprocess.run(plain, check=False, env=_environment()).returncode
+        return subprocess.run(plain, check=False, env=child_environment()).returncode
     done = subprocess.run(
-        plain, check=False, env=_environment(), stdout=subprocess.PIPE, text=True, encoding="utf-8"
+        plain, check=False, env=child_environment(), stdout=subprocess.PIPE, encoding="utf-8"
     )
     if done.returncode == 0 and format_ is not None:
         write_table(_table(done.stdout), format_)
     return done.returncode
 
 
-def _words(text: tuple[str, ...], probabilities: bool, **options: Any) -> list[str]:
+def _words(text: tuple[str, ...], **options: Any) -> list[str]:
     """Write the options that were given as the module takes them."""
-    words = ["--probabilities"] if probabilities else []
+    words: list[str] = []
     for column in (column for each in text for column in each.split(",")):
         words += ["--text", column]
     for name, value in options.items():
-        words += [] if value is None else [f"--{name.replace('_', '-')}", str(value)]
+        if value is not None and value is not False:
+            words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
     return words
-
-
-def _environment() -> dict[str, str]:
-    """Let the other process find the automl-ft that runs here, installed or not."""
-    root = str(Path(automl_ft.__file__).resolve().parent.parent)
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUTF8": "1"}
 
 
 def _table(text: str) -> Table:

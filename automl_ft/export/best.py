@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from automl_ft.errors import ExportError
+from automl_ft.specs.layout import BEST, trial_folder
 
 if TYPE_CHECKING:
     from automl_ft.storage.records import TrialRecord
@@ -95,7 +96,7 @@ def checkpoint_file(study: str, folder: Path, number: int) -> Path:
     Raises:
         ExportError: The checkpoint is no longer, or was never, on this disk.
     """
-    path = folder / "trials" / str(number) / "best.safetensors"
+    path = trial_folder(folder, number) / BEST
     if not path.is_file():
         raise ExportError(
             f"The model of trial {number} of study `{study}` is not on disk (`{path}`): a study"

@@ -13,7 +13,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from automl_ft.config.duration import format_duration
 from automl_ft.data.bundled import BUNDLED
-from automl_ft.export.job import ExportJob
+from automl_ft.export.job import TOLERANCE, ExportJob
 from automl_ft.specs.hyperparameters import HYPERPARAMETERS
 
 __all__ = ["card_text", "write_card"]
@@ -61,11 +61,12 @@ def card_text(job: ExportJob, value: float) -> str:
         _files(job),
     ]
     body = "\n\n".join("\n".join(section) for section in sections)
-    return str(ModelCard(f"---\n{_metadata(job).to_yaml()}\n---\n\n{body}\n"))
+    return str(ModelCard(f"---\n{_metadata(job, value).to_yaml()}\n---\n\n{body}\n"))
 
 
-def _metadata(job: ExportJob) -> ModelCardData:
+def _metadata(job: ExportJob, value: float) -> ModelCardData:
     objective = job.config.objective
+    metrics = {**job.metrics, f"validation_{objective}": value}
     names = list(dict.fromkeys([objective, *_HEADLINE]))
     hub_id = _data_hub_id(job)
     results = [
@@ -76,10 +77,10 @@ def _metadata(job: ExportJob) -> ModelCardData:
             dataset_split="validation",
             metric_type=_METRIC_TYPES.get(name, "f1"),
             metric_name=f"Validation {name}",
-            metric_value=job.metrics[f"validation_{name}"],
+            metric_value=metrics[f"validation_{name}"],
         )
         for name in names
-        if f"validation_{name}" in job.metrics
+        if f"validation_{name}" in metrics
     ]
     return ModelCardData(
         base_model=_base_model(job),
@@ -141,6 +142,7 @@ def _results(job: ExportJob, value: float) -> list[str]:
         f"On the {job.facts.data.num_examples['validation']} rows of the validation split, at the"
         f" best validated checkpoint. The search maximised `{job.config.objective}`; the model"
         f" in this folder was loaded with plain transformers and gives {value:.6f} in fp32.",
+        *_rounding(job, value),
         "",
         *_table(("metric", "value"), overall),
         "",
@@ -149,6 +151,18 @@ def _results(job: ExportJob, value: float) -> list[str]:
         "**The search chose this trial by these very rows, so they flatter it. The test split was"
         " not read by the search**: measure on rows that played no part before you rely on a"
         " number.",
+    ]
+
+
+def _rounding(job: ExportJob, value: float) -> list[str]:
+    """Own up where the written model does not give the trial's value to the last row."""
+    if abs(value - job.value) <= TOLERANCE:
+        return []
+    return [
+        "",
+        f"That is not the trial's own {job.value:.6f}, to which the tables below belong: its scores"
+        " are the same but for rounding, which differs between devices and numbers of threads, and"
+        " some row's two best classes lie closer together than that.",
     ]
 
 
@@ -202,13 +216,15 @@ def _search(job: ExportJob) -> list[str]:
 
 
 def _verdict(job: ExportJob) -> str:
-    default = job.search.default_value
-    if default is None:
-        compared = "The default recipe (trial 0) did not run to its end, so there is no comparison."
-    elif job.number == 0:
+    number, value = job.search.default_number, job.search.default_value
+    if number is None or value is None:
+        compared = "The default recipe did not run to its end, so there is no comparison."
+    elif job.number == number:
         compared = "This is the default recipe itself."
     else:
-        compared = f"The default recipe (trial 0) has {default:.4f}, this trial {job.value:.4f}."
+        compared = (
+            f"The default recipe (trial {number}) has {value:.4f}, this trial {job.value:.4f}."
+        )
     return f"{compared} {job.search.verdict}" if job.search.verdict else compared
 
 

@@ -126,7 +126,7 @@ def _header(job: ExportJob) -> list[str]:
     versions = ", ".join(f"{name} {version}" for name, version in job.facts.versions.items())
     return [
         "One trial of a study as a study file of its own: a space of a single point.",
-        "`automl-ft search config.yaml` trains it again, the same on the same machine.",
+        *_repeating(job),
         "",
         f"study:        {_line(job.study)}",
         f"trial:        {job.number}",
@@ -140,6 +140,14 @@ def _header(job: ExportJob) -> list[str]:
         f"exported by:  automl-ft {job.version}",
         "",
     ]
+
+
+def _repeating(job: ExportJob) -> list[str]:
+    """Say how equal a repetition is: sums on a CPU are rounded by how they are shared out."""
+    first = "`automl-ft search config.yaml` trains it again, the same on the same machine"
+    if job.config.training.threads is not None:
+        return [f"{first}."]
+    return [first, "with the same number of CPU threads, which the study left to the machine."]
 
 
 def _shown_source(config: StudyConfig) -> str:

@@ -13,7 +13,10 @@ from automl_ft.config.study import StudyConfig
 from automl_ft.specs.facts import CheckpointFacts, StudyFacts
 from automl_ft.specs.trial import ParamValue
 
-__all__ = ["ExportJob", "RankedRow", "SearchSummary", "checkpoint_facts"]
+__all__ = ["TOLERANCE", "ExportJob", "RankedRow", "SearchSummary", "checkpoint_facts"]
+
+TOLERANCE = 1e-6
+"""How far the written model's value may lie from the trial's, in the objective's unit."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,8 +43,10 @@ class SearchSummary:
     """Trials by state, in Optuna's words, lower case."""
     seconds: float
     """Active seconds of all runs of the search, set-up included."""
+    default_number: int | None
+    """The trial of the default recipe, if it is complete."""
     default_value: float | None
-    """Value of the default recipe (trial 0), if it is complete."""
+    """Its value."""
     verdict: str | None
     """One sentence on whether the best trial beats the default recipe."""
     importances: Mapping[str, float]

@@ -46,6 +46,8 @@ class PredictOptions:
     """Text encoding of CSV, TSV, JSON and txt files."""
     probabilities: bool = False
     """Whether the probability of every class is written, in `probability/LABEL`."""
+    trust_remote_code: bool = False
+    """Whether code that lies with the model may run; what the folder itself says does not count."""
 
     def __post_init__(self) -> None:
         """Check the fields."""
@@ -78,7 +80,7 @@ def predict_file(
     Raises:
         ExportError: The folder holds no exported model.
         DataError: The file cannot be read, or lacks a column.
-        UsageError: The device is not there.
+        UsageError: The device is not there, or the model needs code that is not trusted.
     """
     folder, about = _find_model(model_folder)
     if to is not None:
@@ -115,6 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             device=given.device,
             encoding=given.encoding,
             probabilities=given.probabilities,
+            trust_remote_code=given.trust_remote_code,
         )
         num_rows = predict_file(given.model, given.file, to=given.to, options=options)
     except AutomlFtError as error:
@@ -140,6 +143,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--encoding", default="utf-8", help="text encoding of the file")
     parser.add_argument(
         "--probabilities", action="store_true", help="also the probability of every class"
+    )
+    parser.add_argument(
+        "--trust-remote-code", action="store_true", help="run the code that lies with the model"
     )
     return parser
 
@@ -173,13 +179,19 @@ def _scores(
     from automl_ft.trial.precision import pick_device
 
     device = pick_device(options.device)
+    trust = options.trust_remote_code
     try:
         with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(folder)
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
             model = AutoModelForSequenceClassification.from_pretrained(
-                folder, dtype=torch.float32, use_safetensors=True
+                folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=trust
             )
     except (OSError, ValueError, ImportError) as error:
+        if not trust and "trust_remote_code" in str(error):
+            raise UsageError(
+                f"The model in `{folder}` needs code that is no part of transformers and lies with"
+                " the model. Read that code; if you trust it, give --trust-remote-code."
+            ) from error
         reason = str(error).strip().partition("\n")[0]
         raise ExportError(f"The model in `{folder}` cannot be loaded: {reason}") from error
     model.to(device)

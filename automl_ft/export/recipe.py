@@ -25,6 +25,7 @@ from automl_ft.models.dropout import dropout_overrides
 from automl_ft.models.freezing import FreezingPlan, plan_freezing
 from automl_ft.models.layers import layer_depths
 from automl_ft.models.quiet import quiet
+from automl_ft.specs.layout import rows_folder
 from automl_ft.trial.recipe import Recipe
 
 __all__ = ["ScriptFacts", "script_facts"]
@@ -87,7 +88,7 @@ def script_facts(job: ExportJob, rebuilt: RebuiltModel) -> ScriptFacts:
     recipe = Recipe.of(job.hyperparameters)
     plan = plan_freezing(rebuilt.loaded.layer_map, job.hyperparameters)
     is_gradual = plan.num_stages > 1
-    splits = Path(job.folder).resolve() / "data" / "splits"
+    splits = rows_folder(Path(job.folder).resolve())
     batch_size = _micro_batch(recipe.batch_size, job.config.training.micro_batch_size)
     options, pad_token, padding_side = _options(rebuilt, recipe)
     package = BUNDLED_MODELS.get(rebuilt.resolved.checkpoint)
@@ -141,7 +142,7 @@ def _options(
 def _class_weights(job: ExportJob) -> tuple[float, ...]:
     if job.config.data.class_weights is None:
         return ()
-    splits = load_saved_splits(Path(job.folder) / "data" / "splits")
+    splits = load_saved_splits(rows_folder(Path(job.folder)))
     weights = balanced_class_weights(
         np.asarray(splits.train.labels, dtype=np.int64), len(splits.labels)
     )

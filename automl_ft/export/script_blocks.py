@@ -103,6 +103,11 @@ GRADUAL_TRAINER = '''
 class GraduallyUnfrozenTrainer(Trainer):
     """Unfreezes one part after the other, from the top down."""
 
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        # What the architecture itself never trains stays as it is.
+        self.learned = {n for n, p in self.model.named_parameters() if p.requires_grad}
+
     def compute_loss(self, model, inputs, *args, **kwargs):
         if model.training:
             self.unfreeze(self.state.global_step / self.state.max_steps)
@@ -114,7 +119,8 @@ class GraduallyUnfrozenTrainer(Trainer):
         parts = FROZEN_PARTS[: max(NUM_PARTS - num_unfrozen, 0)]
         frozen = tuple(prefix for part in parts for prefix in part)
         for name, parameter in self.model.named_parameters():
-            parameter.requires_grad_(not name.startswith(frozen))
+            if name in self.learned:
+                parameter.requires_grad_(not name.startswith(frozen))
         for name, module in self.model.named_modules():
             if f"{name}.".startswith(frozen):
                 module.eval()

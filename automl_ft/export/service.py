@@ -7,9 +7,7 @@ The supervising side picks and checks, writes `config.yaml`, and has a process o
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +20,7 @@ from automl_ft.export.config import absolute_paths, write_config
 from automl_ft.export.importances import hyperparameter_importances
 from automl_ft.export.job import ExportJob, RankedRow, SearchSummary
 from automl_ft.export.target import check_target, staged
+from automl_ft.files.child import child_command, child_environment
 from automl_ft.specs.codec import to_plain
 from automl_ft.version import __version__
 
@@ -105,12 +104,13 @@ def _job(
 def _summarise(
     store: StudyStore, trials: Sequence[TrialRecord], verdict_text: str | None
 ) -> SearchSummary:
-    default = next((t for t in trials if t.number == 0 and is_exportable(t)), None)
+    default = next((t for t in trials if t.origin == "default" and is_exportable(t)), None)
     importances, note = hyperparameter_importances(trials)
     return SearchSummary(
         top=tuple(_row(trial) for trial in best_first(trials)[:_TOP]),
         counts=Counter(trial.state.name.lower() for trial in trials),
         seconds=store.active_seconds(),
+        default_number=None if default is None else default.number,
         default_value=None if default is None else default.value,
         verdict=verdict_text,
         importances=importances,
@@ -131,12 +131,11 @@ def _row(trial: TrialRecord) -> RankedRow:
 def _run_writer(job: ExportJob) -> None:
     """Have a process of its own write the rest, and raise its error here."""
     finished = subprocess.run(
-        [sys.executable, "-m", _WRITER],
+        child_command(_WRITER),
         input=json.dumps(to_plain(job)),
         capture_output=True,
-        text=True,
         encoding="utf-8",
-        env=_environment(),
+        env=child_environment(),
         check=False,
     )
     lines = finished.stdout.strip().splitlines()
@@ -154,10 +153,3 @@ def _run_writer(job: ExportJob) -> None:
             f" code {finished.returncode}; nothing was written. Its last output:\n{tail}"
         ) from None
     raise kind(answer["message"])
-
-
-def _environment() -> dict[str, str]:
-    """Return the environment of the writer: it finds the same automl-ft as this process."""
-    root = str(Path(__file__).resolve().parents[2])
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUTF8": "1"}

@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from automl_ft.cli import predict
+from automl_ft.files.child import child_command
 
 CSV = "id,predicted_label,score\n007,good,0.75\n008,,\n"
 
@@ -27,7 +28,7 @@ def asked(monkeypatch):
 def test_torch_is_left_to_another_process(asked, run):
     calls, _ = asked
     run("predict", "best", "new.csv", "--to", "out.csv", "--text", "a,b", "--batch-size", 8)
-    module = [sys.executable, "-P", "-m", "automl_ft.export.predict"]
+    module = child_command("automl_ft.export.predict")
     words = ["best", "new.csv", "--text", "a", "--text", "b", "--to", "out.csv"]
     assert calls == [[*module, *words, "--batch-size", "8"]]
 
@@ -51,7 +52,14 @@ def test_rows_can_be_shown_as_a_table(asked, run):
 
 def test_probabilities_are_passed_on(asked, run):
     run("predict", "best", "new.csv", "--probabilities")
-    assert "--probabilities" in asked[0][0]
+    assert asked[0][0][-1] == "--probabilities"
+
+
+def test_code_that_lies_with_a_model_is_trusted_on_request_only(asked, run):
+    run("predict", "best", "new.csv")
+    run("predict", "best", "new.csv", "--trust-remote-code")
+    assert "--trust-remote-code" not in asked[0][0]
+    assert asked[0][1][-1] == "--trust-remote-code"
 
 
 def test_a_file_and_a_format_are_too_much(asked, run):

@@ -163,6 +163,7 @@ def make_job(study: MadeStudy, target: Path, **changes: Any) -> ExportJob:
             top=(RankedRow(number=0, value=trial.value, params=trial.params, seconds=2.0),),
             counts={"complete": 1, "pruned": 2},
             seconds=61.0,
+            default_number=0,
             default_value=trial.value,
             verdict=None,
             importances={},

@@ -94,6 +94,15 @@ def test_metrics_stand_overall_and_by_class(job):
     assert line.endswith(f"| {f1:.4f} |")
 
 
+def test_a_value_that_rounding_moved_is_owned_up_to(job):
+    text = card_text(job, job.value - 0.01)
+    assert f"gives {job.value - 0.01:.6f} in fp32" in text
+    assert f"not the trial's own {job.value:.6f}" in text
+    [objective, *_] = ModelCard(text).data.eval_results
+    assert objective.metric_value == job.value - 0.01
+    assert "rounding" not in card_text(job, job.value)
+
+
 def test_the_search_is_told_with_states_budget_and_top_trials(job):
     top = (
         RankedRow(
@@ -110,11 +119,15 @@ def test_the_search_is_told_with_states_budget_and_top_trials(job):
 
 
 def test_the_default_recipe_is_compared_and_the_verdict_told(job):
-    other = dataclasses.replace(with_search(job, default_value=0.25, verdict="It wins."), number=3)
+    other = dataclasses.replace(
+        with_search(job, default_number=1, default_value=0.25, verdict="It wins."), number=3
+    )
     text = card_text(other, 0.5)
-    assert f"The default recipe (trial 0) has 0.2500, this trial {job.value:.4f}. It wins." in text
+    assert f"The default recipe (trial 1) has 0.2500, this trial {job.value:.4f}. It wins." in text
     assert "This is the default recipe itself." in card_text(job, 0.5)
-    assert "did not run to its end" in card_text(with_search(job, default_value=None), 0.5)
+    assert "did not run to its end" in card_text(
+        with_search(job, default_number=None, default_value=None), 0.5
+    )
 
 
 def test_importances_are_a_table_or_a_plain_sentence(job):

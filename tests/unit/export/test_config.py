@@ -170,3 +170,18 @@ def test_data_that_is_named_by_split_only_is_kept(job, tmp_path, monkeypatch):
     found = absolute_paths(dataclasses.replace(job.config, data=DataConfig(train="t.csv")))
     assert found.data.path is None
     assert found.data.train == str(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize(
+    ("threads", "said"),
+    [
+        (None, "same machine\n# with the same number of CPU threads, which the study left"),
+        (3, "trains it again, the same on the same machine.\n"),
+    ],
+)
+def test_the_header_says_on_what_a_repetition_depends(job, threads, said):
+    training = dataclasses.replace(job.config.training, threads=threads)
+    changed = dataclasses.replace(job, config=dataclasses.replace(job.config, training=training))
+    text = config_text(changed)
+    assert said in text
+    assert ("threads: 3\n" in text) == (threads == 3)

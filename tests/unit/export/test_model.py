@@ -10,9 +10,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
+from automl_ft.data.saved import load_saved_splits
 from automl_ft.errors import ExportError, ModelError
-from automl_ft.export.model import TOLERANCE, rebuild_model, save_model, verify_model
+from automl_ft.export import model as module
+from automl_ft.export.job import TOLERANCE
+from automl_ft.export.model import rebuild_model, save_model, verify_model
 from automl_ft.models.quiet import quiet
+from automl_ft.tasks.registry import get_task
+
+EVAL_BATCH_SIZE = 5
+"""In which the study of the fixtures was validated."""
 
 
 @pytest.fixture(params=["bert", "gpt2"])
@@ -83,22 +90,72 @@ def test_a_value_within_the_tolerance_is_accepted(written, tmp_path):
     assert verify_model(close, tmp_path / "model") == written.value
 
 
-def test_rounding_on_another_kind_of_device_is_no_mismatch(written, tmp_path):
-    facts = dataclasses.replace(written.facts, device="xpu:0 (Some GPU)")
-    moved = dataclasses.replace(written, facts=facts, value=written.value - 0.01)
-    assert verify_model(moved, tmp_path / "model") == written.value
+@pytest.fixture
+def near_tie(bert_study, make_job, tmp_path, monkeypatch):
+    """Make a trial whose best two classes nearly tie in one row, and score it with rounding."""
+
+    def make(rounding, *, device="cpu (x86_64)"):
+        folder = tmp_path / "study"
+        shutil.copytree(bert_study.folder, folder)
+        path = folder / "trials" / "0" / "validation_logits.npy"
+        logits = np.load(path)
+        targets = load_saved_splits(folder / "data" / "splits").validation.labels
+        row = int(np.flatnonzero(logits.argmax(axis=1) == targets)[0])
+        logits[row] = 0.0
+        logits[row, targets[row]] = rounding / 4
+        np.save(path, logits)
+        labels = bert_study.record.facts.data.labels
+        scores = get_task("text-classification").metrics(np.asarray(targets), logits, labels, None)
+        job = make_job(bert_study, tmp_path, folder=str(folder), value=scores["f1_macro"])
+        save_model(job, rebuild_model(job), tmp_path / "model")
+        rounded = logits.copy()
+        rounded[row, targets[row] - 1] = rounding
+        monkeypatch.setattr(module, "predict_logits", lambda *arguments: rounded)
+        return dataclasses.replace(job, facts=dataclasses.replace(job.facts, device=device))
+
+    return make
 
 
-def test_other_scores_on_another_kind_of_device_are_a_mismatch(bert_study, make_job, tmp_path):
-    folder = tmp_path / "study"
-    shutil.copytree(bert_study.folder, folder)
-    path = folder / "trials" / "0" / "validation_logits.npy"
-    np.save(path, np.load(path) + 0.1)
-    job = make_job(bert_study, tmp_path, folder=str(folder))
-    save_model(job, rebuild_model(job), tmp_path / "model")
-    facts = dataclasses.replace(job.facts, device="xpu:0 (Some GPU)")
-    with pytest.raises(ExportError, match="on xpu:0"):
-        verify_model(dataclasses.replace(job, facts=facts, value=0.1), tmp_path / "model")
+@pytest.mark.parametrize(("device", "rounding"), [("cpu (x86_64)", 9e-5), ("xpu:0 (GPU)", 9e-4)])
+def test_a_row_that_rounding_moves_is_no_mismatch(near_tie, tmp_path, device, rounding):
+    job = near_tie(rounding, device=device)
+    value = verify_model(job, tmp_path / "model")
+    assert value < job.value - 0.01  # the value of what was written, not the trial's
+
+
+@pytest.mark.parametrize(("device", "limit"), [("cpu (x86_64)", 1e-4), ("xpu:0 (GPU)", 1e-3)])
+def test_scores_that_differ_by_more_than_rounding_are_a_mismatch(near_tie, tmp_path, device, limit):
+    job = near_tie(limit * 1.2, device=device)
+    with pytest.raises(ExportError, match=rf"up to {limit * 1.2:.2g} off \(rounding: {limit:g}\)"):
+        verify_model(job, tmp_path / "model")
+
+
+def test_without_the_trials_scores_a_mismatch_is_refused(near_tie, tmp_path):
+    job = near_tie(5e-5)
+    path = tmp_path / "study" / "trials" / "0" / "validation_logits.npy"
+    path.unlink()
+    with pytest.raises(ExportError, match=f"`{path}`, are gone"):
+        verify_model(job, tmp_path / "model")
+
+
+def test_scores_of_another_split_prove_nothing(near_tie, tmp_path):
+    job = near_tie(5e-5)
+    path = tmp_path / "study" / "trials" / "0" / "validation_logits.npy"
+    np.save(path, np.load(path)[:-1])
+    with pytest.raises(ExportError, match="not those of the trial"):
+        verify_model(job, tmp_path / "model")
+
+
+def test_the_written_model_gives_the_very_scores_of_the_trial(written, study, tmp_path):
+    """The rows pass in the trial's batches, so that not even rounding differs."""
+    training = dataclasses.replace(written.config.training, eval_batch_size=EVAL_BATCH_SIZE)
+    job = dataclasses.replace(
+        written, config=dataclasses.replace(written.config, training=training)
+    )
+    rows = load_saved_splits(study.folder / "data" / "splits").validation
+    found = module._logits(job, tmp_path / "model", rows, torch.device("cpu"))
+    stored = np.load(study.folder / "trials" / "0" / "validation_logits.npy")
+    np.testing.assert_array_equal(found, stored)
 
 
 def test_a_missing_checkpoint_is_refused(bert_study, make_job, tmp_path):

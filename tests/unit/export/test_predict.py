@@ -3,10 +3,13 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
+import sys
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from transformers import dynamic_module_utils
 
 from automl_ft.data.saved import load_saved_splits
 from automl_ft.errors import DataError, ExportError, UsageError
@@ -123,6 +126,49 @@ def test_a_model_without_weights_is_refused(tmp_path, rows):
     (tmp_path / "automl_ft.json").write_text('{"text": ["review"]}')
     with pytest.raises(ExportError, match="cannot be loaded"):
         predict_file(tmp_path, rows)
+
+
+CODE = """
+from transformers import BertConfig, BertForSequenceClassification
+
+
+class TinyConfig(BertConfig):
+    model_type = "tiny-of-our-own"
+
+
+class TinyModel(BertForSequenceClassification):
+    config_class = TinyConfig
+"""
+
+
+@pytest.fixture
+def own_code(exported, tmp_path, monkeypatch):
+    """Make of an exported model one that needs code of its own."""
+    folder = tmp_path / "own"
+    shutil.copytree(exported / "model", folder)
+    (folder / "tiny.py").write_text(CODE)
+    config = json.loads((folder / "config.json").read_text())
+    names = {"AutoConfig": "TinyConfig", "AutoModelForSequenceClassification": "TinyModel"}
+    config["auto_map"] = {auto: f"tiny.{name}" for auto, name in names.items()}
+    config["model_type"] = "tiny-of-our-own"
+    (folder / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    return folder
+
+
+def test_a_model_with_code_of_its_own_is_refused_unless_it_is_trusted(own_code, rows, capsys):
+    assert main([str(own_code), str(rows)]) == 2
+    captured = capsys.readouterr()
+    assert "if you trust it, give --trust-remote-code" in captured.err
+    assert captured.out == ""
+
+
+def test_a_trusted_model_with_code_of_its_own_predicts_the_same(own_code, exported, rows, capsys):
+    assert main([str(own_code), str(rows), "--trust-remote-code"]) == 0
+    own = capsys.readouterr().out
+    assert main([str(exported), str(rows)]) == 0
+    assert own == capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,12 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from automl_ft.export.model import rebuild_model
 from automl_ft.export.recipe import script_facts
 from automl_ft.export.script import script_text, write_script
+from automl_ft.export.script_blocks import GRADUAL_TRAINER
 from automl_ft.specs.hyperparameters import complete
 
 FULL = {
@@ -171,6 +173,26 @@ def test_fresh_top_blocks_are_never_frozen(script):
         "bert.encoder.layer.2",
         "bert.pooler.dense",
     ]
+
+
+def test_gradual_unfreezing_leaves_alone_what_the_architecture_never_trains():
+    """Such as RoFormer's fixed position embeddings."""
+    model = torch.nn.ModuleDict({"low": torch.nn.Linear(2, 2), "high": torch.nn.Linear(2, 2)})
+    model["high"].bias.requires_grad_(False)
+
+    class FakeTrainer:
+        def __init__(self, model):
+            self.model = model
+
+    constants = {"FROZEN_PARTS": [("low.",)], "NUM_PARTS": 1, "UNFREEZING_PACE": 0.5}
+    names = {"Trainer": FakeTrainer, **constants}
+    exec(GRADUAL_TRAINER, names)
+    trainer = names["GraduallyUnfrozenTrainer"](model)
+    learned = []
+    for progress in (0.0, 1.0):
+        trainer.unfreeze(progress)
+        learned.append([name for name, p in model.named_parameters() if p.requires_grad])
+    assert learned == [["high.weight"], ["low.weight", "low.bias", "high.weight"]]
 
 
 def test_depths_count_from_the_head(script):

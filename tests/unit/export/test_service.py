@@ -13,8 +13,9 @@ from automl_ft.config.load import load_config
 from automl_ft.errors import AutomlFtError, ExportError, ModelError, UsageError
 from automl_ft.export import main as writer
 from automl_ft.export import service
-from automl_ft.export.model import TOLERANCE
+from automl_ft.export.job import TOLERANCE
 from automl_ft.export.service import export_trial
+from automl_ft.files.child import child_command
 from automl_ft.models.quiet import quiet
 from automl_ft.specs.codec import from_plain, to_plain
 
@@ -24,7 +25,7 @@ def in_process(monkeypatch, capsys):
     """Run the writing process inside this one: the same code, without its start."""
 
     def run(command, *, input, env, **options):
-        assert command == [sys.executable, "-m", writer.__name__]
+        assert command == child_command(writer.__name__)
         monkeypatch.setattr(sys, "stdin", io.StringIO(input))
         capsys.readouterr()
         code = writer.main()
@@ -38,7 +39,10 @@ def export(study, to, **options):
     return export_trial(store=study.store, folder=study.folder, to=to, **options)
 
 
-def test_a_process_of_its_own_writes_all_four_parts(bert_study, tmp_path):
+def test_a_process_of_its_own_writes_all_four_parts(bert_study, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "json.py").write_text("raise RuntimeError('not the real one')")
+    monkeypatch.chdir(tmp_path / "here")
     target = export(bert_study, tmp_path / "best", verdict_text="It does not beat it.")
     assert target == tmp_path / "best"
     assert sorted(path.name for path in target.iterdir()) == [
@@ -48,7 +52,7 @@ def test_a_process_of_its_own_writes_all_four_parts(bert_study, tmp_path):
         AutoModelForSequenceClassification.from_pretrained(target / "model")
     assert load_config(str(target / "config.yaml")).config.name == "reviews-trial-0"
     assert "It does not beat it." in (target / "README.md").read_text(encoding="utf-8")
-    assert [path.name for path in tmp_path.iterdir()] == ["best"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best", "here"]
 
 
 def test_exporting_imports_neither_torch_nor_transformers_here():
@@ -140,10 +144,15 @@ def test_a_job_survives_the_way_through_json(bert_study, make_job, tmp_path):
 
 
 def test_the_summary_tells_states_times_and_the_default(bert_study, make_trial):
-    trials = [make_trial(0, value=0.2), make_trial(1, value=0.6), make_trial(2, value=0.4)]
+    trials = [
+        make_trial(0, value=0.4, origin="user"),
+        make_trial(1, value=0.6, origin="sampler"),
+        make_trial(2, value=0.2, origin="default"),
+    ]
     summary = service._summarise(bert_study.store, trials, "So.")
-    assert [row.number for row in summary.top] == [1, 2, 0]
+    assert [row.number for row in summary.top] == [1, 0, 2]
     assert summary.counts == {"complete": 3}
+    assert summary.default_number == 2
     assert (summary.default_value, summary.seconds, summary.verdict) == (0.2, 61.0, "So.")
 
 
