@@ -84,7 +84,11 @@ class Team:
         self._next_index = 0
 
     def prepare(
-        self, config: StudyConfig, checkpoints: tuple[str, ...], kept_in: Path | None
+        self,
+        config: StudyConfig,
+        checkpoints: tuple[str, ...],
+        kept_in: Path | None,
+        known: StudyFacts | None = None,
     ) -> StudyFacts:
         """Have a first worker read data and models.
 
@@ -92,6 +96,7 @@ class Team:
             config: The study.
             checkpoints: Checkpoints that trials may use.
             kept_in: Folder of an existing study.
+            known: Its facts.
 
         Returns:
             What it found out.
@@ -105,7 +110,7 @@ class Team:
         kept = None if kept_in is None else str(kept_in)
         # The database is the supervisor's alone; its URL may hold a password.
         config = dataclasses.replace(config, storage=None)
-        first.send(Prepare(config=config, checkpoints=checkpoints, kept_in=kept))
+        first.send(Prepare(config=config, checkpoints=checkpoints, kept_in=kept, known=known))
         answer = self._wait_for(Prepared)
         assert isinstance(answer, Prepared)
         return answer.facts

@@ -74,6 +74,8 @@ class StudyFacts:
     """Where trials run: `cuda`, `mps` or `cpu`, with the hardware's name."""
     versions: Mapping[str, str]
     """Versions of the packages that training depends on."""
+    precision: str = "fp32"
+    """In which trials compute: `fp32` or `bf16`; what `training.precision: auto` came to."""
 
     @property
     def num_layers(self) -> int:

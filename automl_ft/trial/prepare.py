@@ -33,11 +33,11 @@ from automl_ft.models.load import (
     resolve,
     weights_hash,
 )
-from automl_ft.specs.facts import CheckpointFacts, StudyFacts
+from automl_ft.specs.facts import CheckpointFacts, DataFacts, StudyFacts
 from automl_ft.specs.layout import encoded_folder, rows_folder
 from automl_ft.tasks.base import Task
 from automl_ft.tasks.registry import get_task
-from automl_ft.trial.precision import describe_device, pick_device
+from automl_ft.trial.precision import describe_device, pick_device, resolve_precision
 from automl_ft.version import __version__
 
 __all__ = [
@@ -134,15 +134,23 @@ class PreparedStudy:
 
 
 def prepare_study(
-    config: StudyConfig, checkpoints: tuple[str, ...], kept_in: Path | None
+    config: StudyConfig,
+    checkpoints: tuple[str, ...],
+    kept_in: Path | None,
+    *,
+    known: StudyFacts | None = None,
 ) -> PreparedStudy:
     """Read, check, split and encode the data, and look at the models; write nothing.
+
+    Of a study that exists, what was kept is used again where it fits: a hub model at the commit
+    that it had (where the study names none), and the encoded rows.
 
     Args:
         config: The study.
         checkpoints: Checkpoints that trials may use.
         kept_in: Folder of an existing study: a bundled data set is read from the study's own
             copy, so that an upgraded package does not change it. None for a new study.
+        known: Facts of an existing study.
 
     Returns:
         The study, its encoded rows in memory.
@@ -153,15 +161,18 @@ def prepare_study(
     device = pick_device(config.device)
     task = get_task(config.task)
     # The models first: a wrong name is found in a moment, reading data may take long.
-    resolved = {name: _resolve(config, name) for name in checkpoints}
+    before = {} if known is None else {facts.checkpoint: facts for facts in known.checkpoints}
+    resolved = {name: _resolve(config, name, before.get(name)) for name in checkpoints}
     rows = _read(config, task, kept_in)
     task.check(config, rows.labels)
-    opened = {
-        name: _open_fresh(config, task, rows, model, files)
-        for name, (model, files) in resolved.items()
-    }
+    data = rows.facts()
+    opened = {}
+    for name, (model, files) in resolved.items():
+        kept = _open_kept(config, data, before.get(name), files, kept_in)
+        opened[name] = kept or _open_fresh(config, task, rows, model, files)
     facts = StudyFacts(
-        data=rows.facts(),
+        data=data,
+        precision=resolve_precision(config.training.precision, device),
         checkpoints=tuple(checkpoint.facts for checkpoint in opened.values()),
         device=describe_device(device),
         versions=_versions(),
@@ -182,7 +193,7 @@ def keep_study(study: PreparedStudy, folder: Path) -> None:
         save_splits(study.rows, rows_folder(folder))
     for opened in study.checkpoints.values():
         for name, split in opened.splits.items():
-            place, key = _encoded_place(folder, opened.facts, study.facts, name)
+            place, key = _encoded_place(folder, opened.facts, study.facts.data, name)
             if EncodedSplit.load(place, key) is None:
                 split.save(place, key)
 
@@ -227,12 +238,37 @@ def _read(config: StudyConfig, task: Task, kept_in: Path | None) -> Splits:
     return task.read(config)
 
 
-def _resolve(config: StudyConfig, name: str) -> tuple[ModelConfig, ResolvedCheckpoint]:
+def _resolve(
+    config: StudyConfig, name: str, known: CheckpointFacts | None
+) -> tuple[ModelConfig, ResolvedCheckpoint]:
     own = config.model
     model = (
         own if name == own.checkpoint else dataclasses.replace(own, checkpoint=name, revision=None)
     )
+    if model.revision is None and known is not None and known.revision:
+        # The hub's main branch moves; a study stays with the commit that it began with.
+        model = dataclasses.replace(model, revision=known.revision)
     return model, resolve(model)
+
+
+def _open_kept(
+    config: StudyConfig,
+    data: DataFacts,
+    known: CheckpointFacts | None,
+    resolved: ResolvedCheckpoint,
+    kept_in: Path | None,
+) -> OpenCheckpoint | None:
+    """Return a checkpoint as the study kept it, if rows and weights are still the same."""
+    if known is None or kept_in is None or weights_hash(resolved) != known.weights_hash:
+        return None
+    splits = {}
+    for name in _SPLITS:
+        place, key = _encoded_place(kept_in, known, data, name)
+        split = EncodedSplit.load(place, key)
+        if split is None:
+            return None
+        splits[name] = split
+    return _open_known(config, known, splits)
 
 
 def _open_fresh(
@@ -324,14 +360,14 @@ def _is_kept(study: PreparedStudy, folder: Path) -> bool:
 
 
 def _encoded_place(
-    folder: Path, checkpoint: CheckpointFacts, facts: StudyFacts, split: str
+    folder: Path, checkpoint: CheckpointFacts, data: DataFacts, split: str
 ) -> tuple[Path, str]:
     """Return the folder of encoded rows, and the key of what they depend on."""
     slug = re.sub(r"[^\w.-]+", "-", checkpoint.checkpoint).strip("-.")[-60:]
     place = encoded_folder(folder) / f"{slug}-{checkpoint.weights_hash[:8]}" / split
     key = "-".join(
         (
-            facts.data.split_fingerprints[split],
+            data.split_fingerprints[split],
             checkpoint.weights_hash,
             str(checkpoint.max_length),
         )
@@ -342,7 +378,7 @@ def _encoded_place(
 def _load_split(
     folder: Path, checkpoint: CheckpointFacts, facts: StudyFacts, name: str
 ) -> EncodedSplit:
-    place, key = _encoded_place(folder, checkpoint, facts, name)
+    place, key = _encoded_place(folder, checkpoint, facts.data, name)
     split = EncodedSplit.load(place, key)
     if split is None:
         raise DataError(

@@ -163,7 +163,9 @@ class WorkerLoop:
 
         if isinstance(request, Prepare):
             kept = None if request.kept_in is None else Path(request.kept_in)
-            self._study = prepare.prepare_study(request.config, request.checkpoints, kept)
+            self._study = prepare.prepare_study(
+                request.config, request.checkpoints, kept, known=request.known
+            )
             self._channel.send(Prepared(facts=self._study.facts))
         elif isinstance(request, Open):
             import torch

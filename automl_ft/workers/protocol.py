@@ -45,6 +45,8 @@ class Prepare:
     """Checkpoints that trials may use."""
     kept_in: str | None
     """Folder of a study that keeps its own copy of the rows; None reads the source."""
+    known: StudyFacts | None = None
+    """Facts of a study that exists; None for a new one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

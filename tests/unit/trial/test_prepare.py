@@ -378,3 +378,32 @@ def test_a_kept_copy_of_other_rows_is_replaced(
     fresh = prepare_study(config, (config.model.checkpoint,), None)
     keep_study(fresh, tmp_path)
     assert load_saved_splits(tmp_path / "data" / "splits").facts() == fresh.facts.data
+
+
+def test_what_a_study_kept_is_used_again_and_not_encoded_anew(config, tmp_path, monkeypatch):
+    checkpoints = (config.model.checkpoint,)
+    fresh = prepare_study(config, checkpoints, None)
+    keep_study(fresh, tmp_path / "study")
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("encoded anew")
+
+    monkeypatch.setattr("automl_ft.trial.prepare.token_lengths", refuse)
+    again = prepare_study(config, checkpoints, tmp_path / "study", known=fresh.facts)
+    assert again.facts == fresh.facts
+    with pytest.raises(AssertionError, match="encoded anew"):
+        prepare_study(config, checkpoints, None)
+
+
+def test_rows_that_changed_are_encoded_anew(config, data, tmp_path):
+    checkpoints = (config.model.checkpoint,)
+    fresh = prepare_study(config, checkpoints, None)
+    keep_study(fresh, tmp_path / "study")
+    changed = tmp_path / "train.csv"
+    changed.write_text(
+        Path(data.train).read_text(encoding="utf-8") + "w1 w2 w3 w4,bad\n", encoding="utf-8"
+    )
+    config = dataclasses.replace(config, data=dataclasses.replace(data, train=str(changed)))
+    again = prepare_study(config, checkpoints, tmp_path / "study", known=fresh.facts)
+    before, after = (len(study.checkpoint(None).splits["train"]) for study in (fresh, again))
+    assert after == before + 1
