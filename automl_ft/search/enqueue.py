@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-from automl_ft.errors import ConfigError, Problem, UsageError
-from automl_ft.search.trials import add_configuration
+from automl_ft.errors import ConfigError, UsageError
+from automl_ft.search.trials import add_configuration, add_rerun
 from automl_ft.space.spec import SearchSpace
 from automl_ft.specs.trial import ParamValue
 from automl_ft.storage.store import StudyStore
@@ -19,7 +19,8 @@ def enqueue(store: StudyStore, params: Mapping[str, ParamValue]) -> int:
 
     Args:
         store: The study.
-        params: Some hyperparameters of its space; the others take their defaults.
+        params: Some hyperparameters of the space that it was last searched with; the others take
+            their defaults there.
 
     Returns:
         The new trial's number.
@@ -40,6 +41,8 @@ def enqueue(store: StudyStore, params: Mapping[str, ParamValue]) -> int:
 def rerun(store: StudyStore, number: int) -> int:
     """Put a trial's configuration in line once more, with a seed of its own.
 
+    Its hyperparameters are those of the trial, even if the space has changed since.
+
     Args:
         store: The study.
         number: The trial.
@@ -49,7 +52,6 @@ def rerun(store: StudyStore, number: int) -> int:
 
     Raises:
         UsageError: There is no such trial, it has not run yet, or it has no configuration.
-        ConfigError: Its configuration no longer fits the space.
     """
     trials = store.trials()
     if not 0 <= number < len(trials):
@@ -64,12 +66,9 @@ def rerun(store: StudyStore, number: int) -> int:
             f"Trial {number} of study `{store.name}` is {trial.state.name} and will go on by"
             " itself with the next `automl-ft search`. Only finished trials are rerun."
         )
-    space = SearchSpace.from_plain(store.record.space)
-    known = {p.name for p in space.sampled}
-    params = {name: value for name, value in trial.params.items() if name in known}
-    if not params and trial.params:
-        place = f"{store.name}: trial {number}"
-        message = "its configuration is outside the study's search space."
-        raise ConfigError([Problem(place=place, message=message)])
-    origin = trial.rerun_of if trial.rerun_of is not None else number
-    return add_configuration(store, space, space.complete(params), rerun_of=origin)
+    if not trial.hyperparameters:
+        raise UsageError(
+            f"Trial {number} of study `{store.name}` was put there by plain Optuna and never ran,"
+            f" so there is nothing to repeat. Try `automl-ft enqueue {store.name} NAME=VALUE ...`."
+        )
+    return add_rerun(store, trial)

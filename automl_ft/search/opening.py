@@ -19,6 +19,7 @@ from automl_ft.search.events import SearchListener
 from automl_ft.search.folder import StudyFolder, check_creatable, study_folder
 from automl_ft.search.resume import check_resumable
 from automl_ft.search.team import Team
+from automl_ft.search.trials import put_default_recipe
 from automl_ft.space.growth import merge
 from automl_ft.space.load import load_space
 from automl_ft.space.resolve import resolve
@@ -142,9 +143,11 @@ def _create(
         created_at=datetime.now(UTC),
         origins=origins,
     )
+    store = database.create(record)
+    put_default_recipe(store)
     return OpenedStudy(
         database=database,
-        store=database.create(record),
+        store=store,
         config=config,
         facts=facts,
         space=space,
@@ -169,7 +172,7 @@ def _resume(
         config=config,
         facts=dataclasses.replace(facts, checkpoints=_all_checkpoints(record.facts, facts)),
         space=space,
-        stored_space=merge(SearchSpace.from_plain(record.space), space),
+        stored_space=merge(SearchSpace.from_plain(record.stored_space), space),
         folder=study_folder(config, record),
         is_resumed=True,
     )
@@ -183,6 +186,8 @@ def _all_checkpoints(old: StudyFacts, new: StudyFacts) -> tuple[CheckpointFacts,
 def store_changes(opened: OpenedStudy, origins: Mapping[str, str]) -> None:
     """Store what a rerun changed: budget, sampler, pruner, a grown space. Needs the lock.
 
+    A default recipe that has not begun becomes the one of the space of today.
+
     Args:
         opened: The study.
         origins: Where each setting came from.
@@ -192,11 +197,13 @@ def store_changes(opened: OpenedStudy, origins: Mapping[str, str]) -> None:
     """
     opened.store.update_record(
         config=opened.config,
-        space=opened.stored_space.to_plain(),
+        space=opened.space.to_plain(),
+        stored_space=opened.stored_space.to_plain(),
         facts=opened.facts,
         origins=origins,
         distributions=stored_distributions(opened.stored_space),
     )
+    put_default_recipe(opened.store)
 
 
 def _mark(record: StudyRecord) -> str:

@@ -84,7 +84,7 @@ def check_resumable(
             f"Study `{record.name}` exists and differs from what is asked for:\n{listed}\n"
             "Give the stored values to go on with it, or another --name for a new study."
         )
-    problems = growth_problems(SearchSpace.from_plain(record.space), space)
+    problems = growth_problems(SearchSpace.from_plain(record.stored_space), space)
     if problems:
         raise ConfigError(problems)
 

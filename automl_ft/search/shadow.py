@@ -62,7 +62,7 @@ class ShadowTrial:
     number: int
     """The trial's number in the stored study."""
     params: Mapping[str, ParamValue]
-    """Its configuration; more, such as every hyperparameter, does no harm."""
+    """Every hyperparameter that it runs with; what is missing counts as what the space sets."""
     state: TrialState
     """Its state in the stored study."""
     value: float | None = None
@@ -281,9 +281,12 @@ def _next_number(records: Sequence[ShadowTrial]) -> int:
 
 
 def _identity(space: SearchSpace, params: Mapping[str, ParamValue]) -> object:
-    """Return what two trials of one configuration have in common."""
-    shown = ((name, params.get(name)) for name in space.active(params))
-    return tuple((n, f"{v:.12g}" if isinstance(v, float) else v) for n, v in shown)
+    """Return what two trials of one recipe have in common: every hyperparameter.
+
+    Fixed ones too: what they are set to may have changed since an earlier trial.
+    """
+    recipe = {**space.hyperparameters({}), **params}.items()
+    return tuple((n, f"{v:.12g}" if isinstance(v, int | float) else v) for n, v in recipe)
 
 
 def _place(coordinates: Mapping[str, ParamValue]) -> object:

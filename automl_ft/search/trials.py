@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from optuna.distributions import BaseDistribution
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
-from automl_ft.config.study import StudyConfig
+from automl_ft.config.study import BudgetConfig, StudyConfig
 from automl_ft.errors import ConfigError
 from automl_ft.search.folder import StudyFolder
 from automl_ft.search.shadow import Proposal, ShadowTrial
+from automl_ft.search.stopping import num_configurations
 from automl_ft.space.spec import SearchSpace
 from automl_ft.space.suggest import stored_distributions
+from automl_ft.specs.hyperparameters import complete
 from automl_ft.specs.trial import ParamValue, TrialSpec
 from automl_ft.storage.records import TrialRecord, new_trial_attrs
 from automl_ft.storage.store import StudyStore
@@ -21,9 +26,12 @@ from automl_ft.storage.store import StudyStore
 __all__ = [
     "add_configuration",
     "add_proposal",
+    "add_rerun",
     "adopt_foreign",
     "default_recipe",
     "invalid_message",
+    "may_start",
+    "put_default_recipe",
     "shadow_trials",
     "trial_seed",
     "trial_spec",
@@ -49,36 +57,86 @@ def trial_seed(config: StudyConfig, number: int) -> int:
 
 
 def add_configuration(
-    store: StudyStore,
-    space: SearchSpace,
-    params: Mapping[str, ParamValue],
-    *,
-    rerun_of: int | None = None,
+    store: StudyStore, space: SearchSpace, params: Mapping[str, ParamValue]
 ) -> int:
     """Put a configuration of the user's in line.
 
     Args:
         store: The study.
-        space: The stored space, resolved.
+        space: The space that it was last searched with, resolved.
         params: A complete configuration of it (see `SearchSpace.complete`).
-        rerun_of: The trial whose configuration it repeats.
 
     Returns:
         The new trial's number.
     """
     number = len(store.trials())
-    distributions = stored_distributions(space)
-    return store.add_trial(
-        params,
-        {name: distributions[name] for name in params},
-        state=TrialState.WAITING,
-        attrs=new_trial_attrs(
-            space.hyperparameters(params),
-            seed=trial_seed(store.record.config, number),
-            origin="user",
-            rerun_of=rerun_of,
-        ),
+    attrs = new_trial_attrs(
+        space.hyperparameters(params),
+        seed=trial_seed(store.record.config, number),
+        origin="user",
     )
+    return store.add_trial(params, _stored(store, params), state=TrialState.WAITING, attrs=attrs)
+
+
+def add_rerun(store: StudyStore, trial: TrialRecord) -> int:
+    """Put a trial in line once more, exactly as it was but for the seed.
+
+    Args:
+        store: The study.
+        trial: One of its trials, with hyperparameters; today's space may no longer make them.
+
+    Returns:
+        The new trial's number.
+    """
+    number = len(store.trials())
+    attrs = new_trial_attrs(
+        trial.hyperparameters,
+        seed=trial_seed(store.record.config, number),
+        origin="user",
+        rerun_of=trial.number if trial.rerun_of is None else trial.rerun_of,
+    )
+    return store.add_trial(trial.params, trial.distributions, state=TrialState.WAITING, attrs=attrs)
+
+
+def put_default_recipe(store: StudyStore) -> None:
+    """See to it that the default recipe is in line: trial 0, added when a study is created.
+
+    As long as it has not begun it follows the space that the study is searched with.
+
+    Args:
+        store: The study; nobody else searches it.
+    """
+    space = SearchSpace.from_plain(store.record.space)
+    params = space.default_params()
+    distributions = _stored(store, params)
+    trials = store.trials()
+    known = next((trial for trial in trials if trial.origin == "default"), None)
+    number = len(trials) if known is None else known.number
+    seed = trial_seed(store.record.config, number)
+    attrs = new_trial_attrs(space.hyperparameters(params), seed=seed, origin="default")
+    if known is None:
+        store.add_trial(params, distributions, state=TrialState.WAITING, attrs=attrs)
+    elif known.state is TrialState.WAITING and known.started is None:
+        with contextlib.suppress(UpdateFinishedTrialError):  # the user may end it this moment
+            store.set_params(number, params, distributions, attrs)
+
+
+def may_start(trial: TrialRecord, trials: Sequence[TrialRecord], budget: BudgetConfig) -> bool:
+    """Tell whether a waiting trial may run.
+
+    Args:
+        trial: A waiting trial.
+        trials: All trials of the study, by number.
+        budget: The budget.
+
+    Returns:
+        True for what was begun and what the user put in line: the budget never holds them up. The
+        default recipe starts only if the budget reaches to it: with no trials at all, a study is
+        prepared and nothing is run.
+    """
+    if trial.origin != "default" or trial.is_paused:
+        return True
+    return num_configurations(trials[: trial.number]) < budget.trials
 
 
 def default_recipe(space: SearchSpace, stored_space: SearchSpace, number: int) -> Proposal:
@@ -132,7 +190,7 @@ def adopt_foreign(store: StudyStore, space: SearchSpace, trial: TrialRecord) -> 
 
     Args:
         store: The study.
-        space: The stored space, resolved.
+        space: The space that it was last searched with, resolved.
         trial: A WAITING trial without hyperparameters.
 
     Raises:
@@ -145,7 +203,7 @@ def adopt_foreign(store: StudyStore, space: SearchSpace, trial: TrialRecord) -> 
         seed=trial_seed(store.record.config, trial.number),
         origin="user",
     )
-    store.set_params(trial.number, params, stored_distributions(space), attrs)
+    store.set_params(trial.number, params, _stored(store, params), attrs)
 
 
 def trial_spec(trial: TrialRecord, config: StudyConfig, folder: StudyFolder) -> TrialSpec:
@@ -191,7 +249,15 @@ def shadow_trials(trials: Sequence[TrialRecord]) -> list[ShadowTrial]:
 
 
 def _known(trial: TrialRecord) -> dict[str, Any]:
-    return {**trial.hyperparameters, **trial.params}
+    # A trial of an older version ran with the neutral default of what that did not know yet.
+    neutral = complete({}) if trial.hyperparameters else {}
+    return {**neutral, **trial.hyperparameters, **trial.params}
+
+
+def _stored(store: StudyStore, names: Iterable[str]) -> dict[str, BaseDistribution]:
+    """Return the distributions that the study stores for parameters of its space."""
+    stored = stored_distributions(SearchSpace.from_plain(store.record.stored_space))
+    return {name: stored[name] for name in names}
 
 
 def invalid_message(error: ConfigError | ValueError) -> str:

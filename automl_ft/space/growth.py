@@ -4,6 +4,10 @@ The stored distribution of a parameter is the union of all spaces that the study
 with, so that every stored trial stays valid: choices are appended, never reordered or removed, and
 ranges only widen. A space may shrink; then fewer values are proposed, and the stored distribution
 stays. The type of a parameter, its `log` and its steps never change: there is no union of those.
+
+A hyperparameter that is set, not searched, is in no distribution, so it may be set to anything
+else, be searched from now on, or no longer: each trial stores its own complete hyperparameters.
+Those of earlier trials that today's space cannot make are outside it (`suggest.coordinates`).
 """
 
 from __future__ import annotations
@@ -34,7 +38,8 @@ def growth_problems(old: SearchSpace, new: SearchSpace) -> list[Problem]:
         new: The space asked for, resolved.
 
     Returns:
-        A problem for each parameter whose type, `log` or steps differ; empty if it can go on.
+        A problem for each parameter that both search whose type, `log` or steps differ; empty if
+        it can go on.
     """
     problems = []
     for param in new.sampled:

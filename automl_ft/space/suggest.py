@@ -10,7 +10,7 @@ the same for all of them. For the grid sampler every coordinate is a short list.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 from optuna import Trial
 from optuna.distributions import (
@@ -94,15 +94,16 @@ def coordinates(
     """Express a configuration in the coordinates of a space: the inverse of `suggest`.
 
     Args:
-        params: The configuration; names that the space does not search are ignored, and one that
-            it searches but the configuration lacks counts as the hyperparameter's neutral default.
+        params: The configuration, best with every hyperparameter. One that it lacks counts as the
+            neutral default where the space searches it, else as what the space sets it to.
         space: A resolved space.
         is_grid: Whether the coordinates are those of the grid.
 
     Returns:
         A coordinate for every searched parameter that applies, in order; None where the
-        configuration lies outside the space or off the grid. A value within the stored range but
-        outside the prior's is moved to the end of the prior's.
+        configuration lies outside the space or off the grid, or has another value for what the
+        space does not search. A value within the range but outside the prior's is moved to the
+        end of the prior's.
 
     Raises:
         ValueError: The space was not resolved for a model.
@@ -121,7 +122,18 @@ def coordinates(
         if not place:
             return None
         found[param.name] = place[0]
-    return found
+    return None if _is_set_otherwise(params, space, found) else found
+
+
+def _is_set_otherwise(
+    params: Mapping[str, ParamValue], space: SearchSpace, searched: Container[str]
+) -> bool:
+    """Whether a configuration differs from a space in what the space does not search there."""
+    values = space.hyperparameters({})
+    return any(
+        name in values and name not in searched and not _is_same(value, values[name])
+        for name, value in params.items()
+    )
 
 
 def _distribution(param: Sampled) -> BaseDistribution:

@@ -22,7 +22,7 @@ from optuna.distributions import (
 )
 from optuna.storages._rdb.models import TrialIntermediateValueModel, TrialValueModel
 from optuna.trial import TrialState
-from sqlalchemy import Connection, Update, bindparam, select, update
+from sqlalchemy import Connection, Update, bindparam, delete, select, update
 
 from automl_ft.storage.schema import json_safe
 from automl_ft.storage.tables import OPTUNA_TABLES
@@ -159,7 +159,7 @@ def put_params(
     Args:
         connection: Inside a transaction that holds the trial.
         trial_id: Optuna's id of the trial.
-        params: Values by name; those that are there are replaced.
+        params: All its values by name; what is there is replaced.
         distributions: From what, by the same names at least.
 
     Raises:
@@ -180,6 +180,8 @@ def put_params(
         }
         for name, value in params.items()
     ]
+    theirs = _PARAMS.c.trial_id == trial_id
+    connection.execute(delete(_PARAMS).where(theirs, _PARAMS.c.param_name.not_in(list(params))))
     upsert(connection, _PARAMS, ("trial_id", "param_name"), rows)
 
 

@@ -45,13 +45,20 @@ class StudyRecord:
     facts: StudyFacts
     """What preparing it found out."""
     space: Mapping[str, Any]
-    """The search space as plain JSON."""
+    """The search space that it was last searched with, as plain JSON."""
     objective: str
     """The metric that it maximises."""
     created_at: datetime
     """When it was created, with its offset."""
     origins: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """By setting, whether it came from a default, a file or an option."""
+    stored_space: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """The union of all spaces that it was searched with; left out, it is `space`."""
+
+    def __post_init__(self) -> None:
+        """Take the space for the union where it is the first one."""
+        if not self.stored_space:
+            object.__setattr__(self, "stored_space", self.space)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,6 +140,7 @@ def study_attrs(record: StudyRecord) -> dict[str, Any]:
         schema.STUDY_CONFIG: to_plain(config),
         schema.STUDY_FACTS: to_plain(record.facts),
         schema.STUDY_SPACE: to_plain(record.space),
+        schema.STUDY_STORED_SPACE: to_plain(record.stored_space),
         schema.STUDY_OBJECTIVE: record.objective,
         schema.STUDY_ORIGINS: to_plain(record.origins),
     }
@@ -161,6 +169,7 @@ def study_record(name: str, attrs: Mapping[str, Any]) -> StudyRecord:
             objective=attrs[schema.STUDY_OBJECTIVE],
             created_at=datetime.fromisoformat(attrs[schema.STUDY_CREATED_AT]),
             origins=attrs[schema.STUDY_ORIGINS],
+            stored_space=attrs[schema.STUDY_STORED_SPACE],
         )
     except (KeyError, TypeError, ValueError) as error:
         raise StorageError(

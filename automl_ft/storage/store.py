@@ -241,11 +241,11 @@ class StudyStore:
         distributions: Mapping[str, BaseDistribution],
         attrs: Mapping[str, Any] | None = None,
     ) -> None:
-        """Give parameters to a trial that plain Optuna put in line without them.
+        """Give its parameters to a trial that waits without them, or with others.
 
         Args:
             number: The trial.
-            params: Its configuration; what it has already is replaced.
+            params: Its configuration; all that it has already is replaced.
             distributions: From what, by the same names at least.
             attrs: User attributes to be written with it.
 
@@ -396,6 +396,7 @@ class StudyStore:
         *,
         config: StudyConfig | None = None,
         space: Mapping[str, Any] | None = None,
+        stored_space: Mapping[str, Any] | None = None,
         facts: StudyFacts | None = None,
         origins: Mapping[str, str] | None = None,
         distributions: Mapping[str, BaseDistribution] | None = None,
@@ -405,6 +406,7 @@ class StudyStore:
         Args:
             config: The new configuration; None keeps the old one.
             space: The new search space; None keeps the old one.
+            stored_space: The new union of all spaces; None keeps the old one.
             facts: The new facts, where the space grew by a checkpoint; None keeps the old ones.
             origins: The new origins of settings; None keeps the old ones.
             distributions: What stored trials' parameters shall be widened to, by name.
@@ -421,6 +423,7 @@ class StudyStore:
             old,
             config=old.config if config is None else dataclasses.replace(config, storage=None),
             space=old.space if space is None else space,
+            stored_space=old.stored_space if stored_space is None else stored_space,
             facts=old.facts if facts is None else facts,
             origins=old.origins if origins is None else origins,
         )

@@ -210,6 +210,15 @@ def test_trial_that_plain_optuna_put_in_line_gets_its_configuration(store, other
     assert plain.trials[1].params == params
 
 
+def test_waiting_trial_may_get_fewer_parameters(store, other):
+    neighbour, number = add(store), add(store)
+    fewer = {name: PARAMS[name] for name in ("learning_rate", "freezing")}
+    store.set_params(number, fewer, SPACE)
+    (kept, changed) = optuna.load_study(study_name="demo", storage=other).trials
+    assert (store.trial(number).params, changed.params) == (fewer, fewer)
+    assert store.trial(neighbour).params == kept.params == PARAMS
+
+
 def test_configuration_with_other_choices_changes_nothing(store, other):
     add(store)
     optuna.load_study(study_name="demo", storage=other).enqueue_trial({})
@@ -290,6 +299,15 @@ def test_updated_record_is_read_by_the_next_process(studies, store):
     assert (stored.config.sampler, stored.config.storage) == ("gp", None)
     assert (stored.space, stored.origins) == ({"epochs": {"high": 9}}, {"sampler": "option"})
     assert stored.facts == store.record.facts
+
+
+def test_space_of_today_and_union_are_stored_beside_each_other(studies, store):
+    first = store.record.space
+    assert store.record.stored_space == first
+    store.update_record(space={"today": True}, stored_space={"union": True})
+    store.update_record(origins={})
+    stored = studies.load("demo").record
+    assert (stored.space, stored.stored_space) == ({"today": True}, {"union": True})
 
 
 def test_space_grows_for_stored_trials_too(studies, store, other):

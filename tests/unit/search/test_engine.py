@@ -44,8 +44,18 @@ def test_every_configuration_of_the_budget_is_run(lab):
 def test_a_budget_of_no_trials_only_prepares(lab):
     outcome = lab.search(trials=0)
     assert outcome.stop_reason is StopReason.TRIALS
-    assert lab.trials() == []
+    assert lab.script.specs == []
+    (default,) = lab.trials()
+    assert (default.origin, default.state) == ("default", TrialState.WAITING)
     assert lab.files.path.is_dir()
+
+
+def test_default_recipe_is_trial_0_whatever_is_put_in_line(lab):
+    lab.search(trials=0)
+    enqueue(lab.store(), {"learning_rate": 1e-2})
+    lab.search(trials=2, pruner="none")
+    assert [trial.origin for trial in lab.trials()] == ["default", "user"]
+    assert [spec.number for spec in lab.script.specs] == [0, 1]
 
 
 def test_rerunning_a_finished_study_runs_nothing(lab):
@@ -109,24 +119,17 @@ def test_bad_trial_is_pruned_and_its_folder_deleted(lab):
     assert [record.trial_number for record in lab.store().checkpoints.all()] == [0]
 
 
-def test_default_recipe_is_never_pruned(lab):
-    lab.script.curve = falling
-    lab.search(trials=1)
-    enqueue(lab.store(), {"learning_rate": 1e-2})
-    lab.search(trials=3)
-    assert lab.trials()[0].state is TrialState.COMPLETE
-    (worker, *_) = lab.script.workers
-    assert worker.decisions == [Decision.CONTINUE] * 4
-
-
-def test_default_recipe_is_not_pruned_behind_better_trials_either(lab):
+def test_default_recipe_is_not_pruned_behind_better_trials(lab):
     lab.script.curve = falling
     lab.search(trials=0)
     for rate in (1e-2, 1e-3):
         enqueue(lab.store(), {"learning_rate": rate})
+    lab.search(trials=0, pruner="none")
+    lab.script.specs.clear()
     lab.search(trials=3)
-    default = next(trial for trial in lab.trials() if trial.origin == "default")
-    assert (default.number, default.state) == (2, TrialState.COMPLETE)
+    assert [spec.number for spec in lab.script.specs] == [0], "last of all"
+    assert lab.trials()[0].state is TrialState.COMPLETE
+    assert [d for w in lab.script.workers for d in w.decisions][-4:] == [Decision.CONTINUE] * 4
 
 
 def test_what_the_pruner_noted_is_stored_with_the_trial(lab):

@@ -222,6 +222,47 @@ def test_a_trial_outside_the_space_teaches_nothing_but_keeps_its_number(seen, co
     assert [t.state for t in trials] == [WAITING, COMPLETE]
 
 
+FIXED = {"epochs": {"low": 1, "high": 2, "default": 1}, "weight_decay": 0.1}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"weight_decay": 0.0}, {"batch_size": 8}],
+    ids=["set to something else", "no longer named"],
+)
+def test_a_trial_of_another_recipe_teaches_nothing(seen, change):
+    space = load_space(FIXED)
+    recipes = [space.hyperparameters({"epochs": epochs}) for epochs in (1, 2)]
+    trials = seen(
+        [trial(0, {**recipes[0], **change}), trial(1, recipes[1])], space=space, stored_space=space
+    )
+    assert [t.state for t in trials] == [WAITING, COMPLETE]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_configuration_is_new_where_a_fixed_value_changed_since(make_shadow, sampler):
+    space = load_space(FIXED)
+    shadow = make_shadow(sampler, space=space, stored_space=space)
+    records = [
+        trial(n, {**space.hyperparameters({"epochs": n + 1}), "weight_decay": 0.0})
+        for n in range(2)
+    ]
+    found = set()
+    while (proposal := shadow.propose(records)) is not None:
+        found.add(proposal.params["epochs"])
+        params = space.hyperparameters(proposal.params)
+        records.append(trial(proposal.number, params, system_attrs=proposal.system_attrs))
+        assert len(records) <= 4
+    assert found == {1, 2}
+
+
+def test_a_parameter_that_is_searched_since_counts_with_what_it_was_set_to(seen):
+    old = load_space({**FIXED, "weight_decay": 0.1})
+    grown = load_space({**FIXED, "weight_decay": {"low": 0.0, "high": 0.2, "default": 0.0}})
+    (found,) = seen([trial(0, old.hyperparameters({"epochs": 1}))], space=grown, stored_space=grown)
+    assert found.params == {"epochs": 1, "weight_decay": 0.1}
+
+
 def test_full_hyperparameters_do_as_params(seen, space, configurations):
     (found,) = seen([trial(0, space.hyperparameters(configurations[0]))])
     assert found.params.keys() == configurations[0].keys()
@@ -322,14 +363,15 @@ def test_cma_es_stores_its_state_and_goes_on_from_it(make_shadow, search):
     assert any("cma:optimizer:0" in record.system_attrs for record in records)
 
 
-def test_cma_es_begins_anew_when_the_space_changed(make_shadow, search):
+def test_cma_es_begins_anew_when_the_space_changed(make_shadow, search, space):
     records = search(make_shadow("cmaes"), 20)
-    wider = load_space(
+    grown = load_space(
         {
             "dropout": {"low": 0.0, "high": 0.8, "default": 0.1},
             "weight_decay": {"low": 0.0, "high": 0.1, "default": 0.0},
         }
     )
+    wider = merge(space, grown)
     shadow = make_shadow("cmaes", space=wider, stored_space=wider)
     assert shadow.propose(records).system_attrs["cma:generation"] == 0
 

@@ -5,11 +5,14 @@ import dataclasses
 import pytest
 from optuna.trial import TrialState
 
+from automl_ft.config.study import BudgetConfig
 from automl_ft.errors import ConfigError, Problem
 from automl_ft.search.trials import (
     add_proposal,
     default_recipe,
     invalid_message,
+    may_start,
+    put_default_recipe,
     shadow_trials,
     trial_seed,
     trial_spec,
@@ -17,8 +20,14 @@ from automl_ft.search.trials import (
 from automl_ft.space.load import load_space
 from automl_ft.space.resolve import resolve
 from automl_ft.space.suggest import stored_distributions
+from automl_ft.specs.hyperparameters import complete
+from automl_ft.storage.studies import open_database
 from tests.fakes.lab import SPACE
 from tests.fakes.records import make_trial
+
+DEFAULT = make_trial(0, "WAITING", origin="default")
+PAUSED = dataclasses.replace(DEFAULT, intermediate_values={50: 0.1})
+USER = make_trial(1, "WAITING", origin="user")
 
 
 def space_of(**changes):
@@ -73,7 +82,7 @@ def test_trial_without_a_seed_gets_the_one_of_its_number(bare_lab):
     assert spec.seed == trial_seed(config, 3)
 
 
-def test_shadows_know_every_hyperparameter(bare_lab):
+def test_shadows_know_every_hyperparameter_even_those_of_a_newer_version():
     trial = make_trial(
         2,
         "PRUNED",
@@ -82,7 +91,7 @@ def test_shadows_know_every_hyperparameter(bare_lab):
         system_attrs={"completed_rung_0": 0.25},
     )
     (shadow,) = shadow_trials([trial])
-    assert shadow.params == {"learning_rate": 1e-3, "epochs": 2}
+    assert shadow.params == complete({"learning_rate": 1e-3, "epochs": 2})
     assert (shadow.number, shadow.state, shadow.value) == (2, TrialState.PRUNED, 0.25)
     assert shadow.intermediate_values == {50: 0.25}
     assert shadow.system_attrs == {"completed_rung_0": 0.25}
@@ -100,3 +109,70 @@ def test_shadows_know_every_hyperparameter(bare_lab):
 )
 def test_message_of_an_invalid_configuration_is_one_line(error, said):
     assert invalid_message(error) == said
+
+
+@pytest.fixture
+def prepared(lab):
+    """The stored study as it is right after it was created."""
+    lab.search(trials=0)
+    return lab.store()
+
+
+@pytest.mark.parametrize(
+    ("trial", "trials", "may"),
+    [(DEFAULT, 0, False), (DEFAULT, 1, True), (PAUSED, 0, True), (USER, 0, True)],
+    ids=["only prepared", "first of the budget", "already begun", "the user's"],
+)
+def test_only_a_new_default_recipe_waits_for_the_budget(trial, trials, may):
+    assert may_start(trial, [DEFAULT, USER], BudgetConfig(trials=trials)) is may
+
+
+def test_configurations_before_the_default_recipe_use_the_budget_but_reruns_do_not():
+    late = dataclasses.replace(DEFAULT, number=2)
+    trials = [make_trial(0), make_trial(1, rerun_of=0), late]
+    assert not may_start(late, trials, BudgetConfig(trials=1))
+    assert may_start(late, trials, BudgetConfig(trials=2))
+
+
+def test_new_study_has_the_default_recipe_in_line(prepared):
+    (trial,) = prepared.trials()
+    assert (trial.origin, trial.state) == ("default", TrialState.WAITING)
+    assert trial.params == {"learning_rate": 1e-4, "dropout": 0.1}
+    assert trial.hyperparameters["epochs"] == 2
+
+
+def test_default_recipe_that_has_not_begun_follows_the_space(prepared):
+    space = load_space({**SPACE, "dropout": 0.4, "epochs": 1})
+    prepared.update_record(space=space.to_plain())
+    put_default_recipe(prepared)
+    (trial,) = prepared.trials()
+    assert trial.params == {"learning_rate": 1e-4}
+    assert trial.distributions.keys() == {"learning_rate"}
+    assert (trial.hyperparameters["dropout"], trial.hyperparameters["epochs"]) == (0.4, 1)
+
+
+@pytest.mark.parametrize("begun", ["claimed", "released", "ended"])
+def test_default_recipe_that_has_begun_stays_as_it_is(prepared, begun):
+    prepared.claim(0)
+    if begun == "released":
+        prepared.release(0)
+    if begun == "ended":
+        prepared.finish(0, TrialState.FAIL)
+    before = prepared.trials()
+    prepared.update_record(space=load_space({**SPACE, "dropout": 0.4}).to_plain())
+    put_default_recipe(prepared)
+    assert prepared.trials() == before
+
+
+def test_default_recipe_that_a_kill_left_out_is_put_in_line(prepared, lab):
+    database = open_database(lab.url)
+    bare = database.create(dataclasses.replace(prepared.record, name="bare"))
+    put_default_recipe(bare)
+    put_default_recipe(bare)
+    assert [trial.origin for trial in bare.trials()] == ["default"]
+    database.close()
+
+
+def test_shadow_knows_only_the_parameters_of_a_trial_that_is_not_adopted_yet():
+    (shadow,) = shadow_trials([make_trial(0, "WAITING", params={}, hyperparameters={})])
+    assert shadow.params == {}

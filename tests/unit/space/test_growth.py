@@ -43,6 +43,18 @@ def test_fixed_parameter_may_become_a_range_and_back():
     assert merge(space(epochs=3), space(epochs=INT)).find("epochs").bounds == (2, 4)
     assert merge(space(epochs=INT), space(epochs=3)).find("epochs").bounds == (2, 4)
     assert growth_problems(space(epochs=3), space(epochs=INT)) == []
+    assert growth_problems(space(epochs=INT), space(epochs=3)) == []
+
+
+def test_fixed_value_may_become_another():
+    assert growth_problems(space(epochs=3), space(epochs=1)) == []
+    assert merge(space(epochs=3), space(epochs=1)).fixed == {"epochs": 1}
+
+
+def test_range_that_was_fixed_in_between_must_still_have_a_union():
+    union = merge(space(dropout=FLOAT), space(dropout=0.2))
+    (problem,) = growth_problems(union, space(dropout={**FLOAT, "log": True}))
+    assert "log: true" in problem.message
 
 
 @pytest.mark.parametrize(

@@ -82,9 +82,26 @@ def test_configuration_outside_the_space_has_no_coordinates(space):
     assert coordinates({**space.default_params(), "epochs": 5}, space) is None
 
 
-def test_coordinates_ignore_what_the_space_does_not_search(space):
+def test_coordinates_hold_only_what_the_space_searches(space):
     params = space.hyperparameters(space.default_params())
     assert coordinates(params, space).keys() == space.default_params().keys()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"weight_decay": 0.0}, {"l1": 0.1}, {"frozen_layers": 2}, {"lr_schedule": "cosine"}],
+    ids=["fixed", "not named", "not searched here", "text"],
+)
+@pytest.mark.parametrize("is_grid", [False, True])
+def test_other_value_of_what_is_not_searched_lies_outside(space, change, is_grid):
+    params = space.hyperparameters(space.default_params())
+    assert coordinates(params, space, is_grid=is_grid) is not None
+    assert coordinates({**params, **change}, space, is_grid=is_grid) is None
+
+
+def test_fixed_value_may_be_written_as_a_whole_number():
+    space = load_space({"weight_decay": 1, "epochs": {"low": 1, "high": 3}})
+    assert coordinates({"weight_decay": 1.0, "epochs": 2}, space) == {"epochs": 2}
 
 
 def test_missing_parameter_counts_as_neutral(space):
