@@ -15,6 +15,7 @@ from pathlib import Path
 from automl_ft.config.study import StudyConfig
 from automl_ft.errors import StudyExistsError, UsageError
 from automl_ft.files.atomic import write_json
+from automl_ft.specs.layout import log_file, trial_folder
 from automl_ft.storage.records import StudyRecord
 
 __all__ = ["StudyFolder", "check_creatable", "study_folder"]
@@ -40,7 +41,7 @@ class StudyFolder:
         Returns:
             Its path; need not exist.
         """
-        return self.path / "trials" / str(number)
+        return trial_folder(self.path, number)
 
     def log(self, worker: int) -> Path:
         """Return the log file of a worker.
@@ -51,7 +52,7 @@ class StudyFolder:
         Returns:
             Its path; need not exist.
         """
-        return self.path / "logs" / f"worker-{worker}.log"
+        return log_file(self.path, worker)
 
     def check_free(self, name: str, mark: str | None) -> None:
         """Refuse a folder that belongs to something else, or cannot be written.

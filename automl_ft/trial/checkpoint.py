@@ -1,7 +1,7 @@
 """How is a half-done trial written, so that it goes on as if nothing had happened?
 
 `last.pt` holds everything that the next step depends on and is replaced atomically at every
-validation; `best.safetensors`, `best.json` and `validation_logits.npy` hold the best validated
+validation; `best.safetensors` and `validation_logits.npy` hold the best validated
 model. The best files are written first: a kill between the two repeats the steps since the older
 `last.pt`, which writes the same best again.
 """
@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from automl_ft.files.atomic import atomic_path, write_bytes, write_json
+from automl_ft.files.atomic import atomic_path, write_bytes
 from automl_ft.specs.layout import BEST, LAST, LOGITS
 
 __all__ = ["BEST", "LAST", "LOGITS", "FORMAT_VERSION", "load_last", "save_best", "save_last"]
@@ -67,7 +67,6 @@ def save_best(
     folder: Path,
     parameters: dict[str, Tensor],
     logits: npt.NDArray[np.float32],
-    summary: dict[str, Any],
 ) -> None:
     """Write the best validated model so far, each file atomically.
 
@@ -75,7 +74,6 @@ def save_best(
         folder: The trial's folder; made if absent.
         parameters: Parameters by name that training may have changed.
         logits: Its scores on the validation split, shape (num_rows, num_labels).
-        summary: Plain values for `best.json`: step, value, metrics.
     """
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: value.detach().cpu().contiguous() for name, value in parameters.items()}
@@ -84,4 +82,3 @@ def save_best(
     buffer = io.BytesIO()
     np.save(buffer, logits.astype(np.float32))
     write_bytes(folder / LOGITS, buffer.getvalue())
-    write_json(folder / "best.json", summary)

@@ -222,8 +222,7 @@ def validate(job: Job, state: TrainingState, reporter: Reporter) -> Decision:
     )
     began = time.perf_counter()
     if state.note_validation(evaluation, value):
-        summary = {"step": nominal, "value": value, "metrics": metrics}
-        save_best(job.folder, trained_parameters(job), logits, summary)
+        save_best(job.folder, trained_parameters(job), logits)
     enter_stage(job, state)
     state.seconds += time.perf_counter() - began
     save_checkpoint(job, state)

@@ -1,6 +1,6 @@
 """How is a local worker process started, spoken to and ended?
 
-A worker is `python -m automl_ft.workers.main`, started fresh rather than forked, so that the
+A worker runs `automl_ft.workers.main`, started fresh rather than forked, so that the
 supervisor never imports torch and scripts need no `__main__` guard. It is in a session of its own:
 Ctrl-C reaches the supervisor only, which then pauses its workers. A worker whose supervisor is
 gone reads the end of its input and ends.

@@ -136,7 +136,7 @@ def test_search_ends_with_a_ranking_models_and_a_verdict(whole):
     assert [ranked.rank for ranked in study.ranking()] == [1, 2]
     for number in (0, 1):
         names = {path.name for path in (study.folder / "trials" / str(number)).iterdir()}
-        assert names == {"best.safetensors", "best.json", "validation_logits.npy"}
+        assert names == {"best.safetensors", "validation_logits.npy"}
     assert "default recipe" in study.verdict().text
     assert study.record.facts.data.num_examples["train"] == 96
     assert 0 < study.trials[0].seconds < study.store.active_seconds()

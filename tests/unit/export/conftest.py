@@ -254,7 +254,7 @@ def _train(record: StudyRecord, splits: Any, hyper: dict[str, Any], folder: Path
     task = get_task(config.task)
     scores = task.metrics(splits.validation.labels, logits, labels, config.positive_label)
     metrics = {f"validation_{name}": value for name, value in scores.items()}
-    save_best(folder / "trials" / "0", trained, logits, {"step": 36})
+    save_best(folder / "trials" / "0", trained, logits)
     value = scores[config.objective]
     return make_trial(0, hyperparameters=hyper, value=value, metrics=metrics)
 

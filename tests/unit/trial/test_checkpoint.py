@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -83,18 +82,16 @@ def test_a_failed_write_leaves_the_older_checkpoint(tmp_path: Path, state: dict[
 def test_the_best_model_is_written_with_its_scores(tmp_path: Path) -> None:
     parameters = {"head.weight": torch.randn(3, 4).T, "head.bias": torch.ones(2)}
     logits = np.random.default_rng(0).normal(size=(5, 3))
-    save_best(tmp_path / "trial", parameters, logits, {"step": 10, "value": 0.5})
+    save_best(tmp_path / "trial", parameters, logits)
     saved = load_file(tmp_path / "trial" / BEST)
     assert saved.keys() == parameters.keys()
     assert all(torch.equal(saved[name], parameters[name]) for name in parameters)
     scores = np.load(tmp_path / "trial" / LOGITS)
     assert scores.dtype == np.float32
     np.testing.assert_allclose(scores, logits, rtol=1e-6)
-    summary = json.loads((tmp_path / "trial" / "best.json").read_text(encoding="utf-8"))
-    assert summary == {"step": 10, "value": 0.5}
 
 
 def test_parameters_that_share_memory_with_others_are_written(tmp_path: Path) -> None:
     whole = torch.randn(4, 4)
-    save_best(tmp_path, {"part": whole[:2]}, np.zeros((1, 2), dtype=np.float32), {})
+    save_best(tmp_path, {"part": whole[:2]}, np.zeros((1, 2), dtype=np.float32))
     assert torch.equal(load_file(tmp_path / BEST)["part"], whole[:2])

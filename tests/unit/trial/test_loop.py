@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -192,13 +191,6 @@ def build_job_again(job: Job, study: PreparedStudy) -> Job:
     plain = complete({**dataclasses.asdict(job.recipe)})
     spec = TrialSpec(number=0, hyperparameters=plain, seed=7, folder=str(job.folder))
     return build_job(spec, study)
-
-
-def test_the_summary_tells_step_and_value_of_the_best(make_job: Any, script: Any) -> None:
-    job, state = scored(make_job(), 0.2, 0.7, 0.3, 0.4), TrainingState()
-    fit(job, state, script())
-    summary = json.loads((job.folder / "best.json").read_text(encoding="utf-8"))
-    assert (summary["step"], summary["value"]) == (41, 0.7) == (state.best_step, state.best_value)
 
 
 def test_a_best_model_older_than_the_end_is_not_the_last(make_job: Any, script: Any) -> None:
