@@ -6,9 +6,9 @@ The timeline of a study, from the first line of `search` to the last:
     lock                one supervisor; trials that a killed one left RUNNING wait again, files
                         that it left behind are tidied up
     loop
-      fill              every idle worker gets a trial: a waiting one (paused, or put in line by
-                        the user), the default recipe if there is none yet, else a proposal of
-                        the sampler on the shadow study
+      fill              every idle worker gets a trial: a waiting one (paused, the default
+                        recipe, or put in line by the user), else a proposal of the sampler on
+                        the shadow study
       handle            progress    -> live view
                         validation  -> report to the database, ask the pruner, answer the worker
                         result      -> COMPLETE, PRUNED, WAITING (paused) or FAIL; tidy up files
@@ -41,8 +41,8 @@ from automl_ft.search.team import Team, death_message
 from automl_ft.search.trials import (
     add_proposal,
     adopt_foreign,
-    default_recipe,
     invalid_message,
+    may_start,
     shadow_trials,
     trial_spec,
 )
@@ -50,6 +50,7 @@ from automl_ft.specs.decision import Decision, Evaluation
 from automl_ft.specs.failure import FailureKind, TrialFailure
 from automl_ft.specs.trial import Outcome, TrialCost, TrialResult
 from automl_ft.storage.records import TrialRecord, result_attrs
+from automl_ft.storage.schema import PRUNED_AT
 from automl_ft.workers.base import Worker, WorkerDied, WorkerEvent
 from automl_ft.workers.protocol import (
     Ready,
@@ -153,6 +154,8 @@ class Engine:
         self._refresh()
         waiting = [trial for trial in self._trials if trial.state is TrialState.WAITING]
         for trial in sorted(waiting, key=lambda t: (not t.is_paused, t.number)):
+            if not may_start(trial, self._trials, self._parts.opened.config.budget):
+                continue
             if not self._store.claim(trial.number):
                 continue
             if not trial.hyperparameters and not self._adopt(trial):
@@ -163,7 +166,7 @@ class Engine:
     def _adopt(self, trial: TrialRecord) -> bool:
         """Complete a trial that plain Optuna put in line, or fail it."""
         try:
-            adopt_foreign(self._store, self._parts.opened.stored_space, trial)
+            adopt_foreign(self._store, self._parts.opened.space, trial)
         except (ConfigError, ValueError) as error:
             failure = TrialFailure(kind=FailureKind.ERROR, message=invalid_message(error))
             self._store.finish(
@@ -174,13 +177,9 @@ class Engine:
         return True
 
     def _next_new(self) -> TrialRecord | None:
-        """Add the default recipe or a proposal; remember why there is none."""
+        """Add a proposal; remember why there is none."""
         opened = self._parts.opened
         reason = stop_proposing(self._trials, opened.config.budget)
-        if reason is None and not any(t.origin == "default" for t in self._trials):
-            recipe = default_recipe(opened.space, opened.stored_space, len(self._trials))
-            number = add_proposal(self._store, opened.space, recipe, origin="default")
-            return self._store.trial(number)
         proposal = None
         if reason is None:
             proposal = self._parts.shadow.propose(shadow_trials(self._trials))
@@ -188,7 +187,7 @@ class Engine:
         if proposal is None:
             self._reason = reason
             return None
-        number = add_proposal(self._store, opened.space, proposal, origin="sampler")
+        number = add_proposal(self._store, opened.space, proposal)
         return self._store.trial(number)
 
     def _start(self, trial: TrialRecord, worker: Worker) -> None:
@@ -247,16 +246,22 @@ class Engine:
             live.is_stopped_by_user = True
             return Decision.PRUNE
         self._refresh()
+        trial = self._trials[live.number]
+        if trial.system_attrs.get(PRUNED_AT) == step:
+            # Decided before, but a kill came first. The pruner would no longer say so: it has
+            # the trial down as past this rung.
+            return Decision.PRUNE
         verdict = self._parts.shadow.should_prune(
             self._parts.pruner, shadow_trials(self._trials), live.number
         )
-        if verdict.system_attrs:
-            with contextlib.suppress(UpdateFinishedTrialError):
-                self._store.set_system_attrs(live.number, verdict.system_attrs)
         # The default recipe takes part in the pruner's rungs, since others are measured against
         # it, but runs its full length: it is what the best trial is compared with.
-        is_default = self._trials[live.number].origin == "default"
-        return Decision.PRUNE if verdict.is_pruned and not is_default else Decision.CONTINUE
+        is_pruned = verdict.is_pruned and trial.origin != "default"
+        attrs = {**verdict.system_attrs, **({PRUNED_AT: step} if is_pruned else {})}
+        if attrs:
+            with contextlib.suppress(UpdateFinishedTrialError):
+                self._store.set_system_attrs(live.number, attrs)
+        return Decision.PRUNE if is_pruned else Decision.CONTINUE
 
     def _result(self, result: TrialResult) -> None:
         live = self._live.pop(result.number)

@@ -1,8 +1,8 @@
 """How is a study opened: created when it is new, checked and gone on with when it is not?
 
 space file -> worker reads data and models (nothing is written) -> facts
-  new study:   folder free? -> create in the database -> keep the data
-  old study:   same data, model, objective, task? -> space may grow -> go on
+  new study:   folder free? -> create in the database -> lock -> keep the data
+  old study:   lock -> same data, model, objective, task? -> space may grow -> go on
 """
 
 from __future__ import annotations
@@ -38,8 +38,6 @@ __all__ = ["OpenedStudy", "open_study", "store_changes"]
 class OpenedStudy:
     """A study, ready to be searched."""
 
-    database: StudyDatabase
-    """The database; open, and closed by whoever searches the study."""
     store: StudyStore
     """The study in the database."""
     config: StudyConfig
@@ -57,15 +55,20 @@ class OpenedStudy:
 
 
 def open_study(
-    config: StudyConfig, origins: Mapping[str, str], team: Team, listener: SearchListener
+    config: StudyConfig,
+    origins: Mapping[str, str],
+    team: Team,
+    listener: SearchListener,
+    held: ExitStack,
 ) -> OpenedStudy:
-    """Create a study, or check that an existing one may go on.
+    """Create a study, or check that an existing one may go on, and become its supervisor.
 
     Args:
         config: What is asked for; it has a name.
         origins: Where each setting came from.
         team: A worker of it reads data and models.
         listener: Told what is being done.
+        held: Gets what is to be released when the search ends: the database and the lock.
 
     Returns:
         The study; its workers are not open yet.
@@ -75,26 +78,31 @@ def open_study(
             then nothing was created.
     """
     loaded = load_space(config.space)
-    with ExitStack() as on_failure:
-        database = _existing_database(config)
-        if database is not None:
-            on_failure.callback(database.close)
-        existing = _existing_study(database, str(config.name))
-        folder = study_folder(config, None if existing is None else existing.record)
-        folder.check_free(str(config.name), None if existing is None else _mark(existing.record))
-        listener.preparing("reading data and model")
-        facts = team.prepare(
-            config, _checkpoints(config, loaded), None if existing is None else folder.path
-        )
-        space = resolve(loaded, {"num_layers": facts.num_layers})
-        config = dataclasses.replace(config, output=str(folder.path))
-        if database is not None and existing is not None:
-            opened = _resume(database, existing, config, facts, space)
-        else:
-            database = database or open_database(config.storage, create=True)
-            on_failure.callback(database.close)
-            opened = _create(database, config, origins, facts, space)
-        on_failure.pop_all()  # from here on whoever searches the study closes it
+    database = _existing_database(config)
+    if database is not None:
+        held.callback(database.close)
+    existing = _existing_study(database, str(config.name))
+    record = None if existing is None else existing.record
+    folder = study_folder(config, record)
+    folder.check_free(str(config.name), None if record is None else _mark(record))
+    if existing is not None:  # before the data is read, which may take long
+        held.enter_context(existing.lock(folder.path))
+    listener.preparing("reading data and model")
+    facts = team.prepare(
+        config,
+        _checkpoints(config, loaded),
+        None if record is None else folder.path,
+        None if record is None else record.facts,
+    )
+    space = resolve(loaded, {"num_layers": facts.num_layers})
+    config = dataclasses.replace(config, output=str(folder.path))
+    if existing is not None:
+        return _resume(existing, config, facts, space, folder)
+    if database is None:
+        database = open_database(config.storage, create=True)
+        held.callback(database.close)
+    opened = _create(database, config, origins, facts, space)
+    held.enter_context(opened.store.lock(folder.path))
     return opened
 
 
@@ -146,7 +154,6 @@ def _create(
     store = database.create(record)
     put_default_recipe(store)
     return OpenedStudy(
-        database=database,
         store=store,
         config=config,
         facts=facts,
@@ -158,22 +165,21 @@ def _create(
 
 
 def _resume(
-    database: StudyDatabase,
     store: StudyStore,
     config: StudyConfig,
     facts: StudyFacts,
     space: SearchSpace,
+    folder: StudyFolder,
 ) -> OpenedStudy:
     record = store.record
     check_resumable(record, config, facts, space)
     return OpenedStudy(
-        database=database,
         store=store,
         config=config,
         facts=dataclasses.replace(facts, checkpoints=_all_checkpoints(record.facts, facts)),
         space=space,
         stored_space=merge(SearchSpace.from_plain(record.stored_space), space),
-        folder=study_folder(config, record),
+        folder=folder,
         is_resumed=True,
     )
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from automl_ft.search.samplers import startup_trials
 from automl_ft.search.shadow import ShadowStudy
 from automl_ft.search.stopping import ActiveClock, stop_proposing
 from automl_ft.search.team import InterruptedSetUpError, Team, WorkerFactory, start_process
+from automl_ft.search.trials import may_start
 from automl_ft.space.spec import CategoricalParam, Fixed, IntParam, SearchSpace
 from automl_ft.specs.hyperparameters import HYPERPARAMETERS
 
@@ -91,16 +92,16 @@ def _search(
     listener: SearchListener,
     started: float,
 ) -> SearchOutcome:
-    try:
-        opened = open_study(config, origins, team, listener)
-    except InterruptedSetUpError:
-        return SearchOutcome(
-            study_name=str(config.name),
-            stop_reason=StopReason.INTERRUPTED,
-            storage=None,
-            folder=None,
-        )
-    with contextlib.closing(opened.database), opened.store.lock(opened.folder.path):
+    with ExitStack() as held:
+        try:
+            opened = open_study(config, origins, team, listener, held)
+        except InterruptedSetUpError:
+            return SearchOutcome(
+                study_name=str(config.name),
+                stop_reason=StopReason.INTERRUPTED,
+                storage=None,
+                folder=None,
+            )
         try:
             return _supervise(opened, origins, team, listener, started)
         except BaseException:
@@ -142,9 +143,11 @@ def _supervise(
 def _already_reached(opened: OpenedStudy) -> StopReason | None:
     """Say why a rerun has nothing to do: no trial waits, and no further one is wanted."""
     trials = opened.store.trials()
-    if not opened.is_resumed or any(not trial.is_finished for trial in trials):
+    budget = opened.config.budget
+    waiting = [trial for trial in trials if not trial.is_finished]
+    if not opened.is_resumed or any(may_start(trial, trials, budget) for trial in waiting):
         return None
-    return stop_proposing(trials, opened.config.budget)
+    return stop_proposing(trials, budget)
 
 
 def _outcome(opened: OpenedStudy, stop: StopReason) -> SearchOutcome:

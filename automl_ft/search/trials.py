@@ -28,7 +28,6 @@ __all__ = [
     "add_proposal",
     "add_rerun",
     "adopt_foreign",
-    "default_recipe",
     "invalid_message",
     "may_start",
     "put_default_recipe",
@@ -139,35 +138,13 @@ def may_start(trial: TrialRecord, trials: Sequence[TrialRecord], budget: BudgetC
     return num_configurations(trials[: trial.number]) < budget.trials
 
 
-def default_recipe(space: SearchSpace, stored_space: SearchSpace, number: int) -> Proposal:
-    """Propose the default recipe, which comes before everything that a sampler proposes.
-
-    Args:
-        space: The space that is searched, resolved.
-        stored_space: The space that the study stores, resolved.
-        number: The number that its trial will have.
-
-    Returns:
-        The proposal.
-    """
-    params = space.default_params()
-    stored = stored_distributions(stored_space)
-    return Proposal(
-        number=number,
-        params=params,
-        distributions={name: stored[name] for name in params},
-        system_attrs={},
-    )
-
-
-def add_proposal(store: StudyStore, space: SearchSpace, proposal: Proposal, *, origin: str) -> int:
-    """Add the default recipe or what a sampler proposed, RUNNING at once.
+def add_proposal(store: StudyStore, space: SearchSpace, proposal: Proposal) -> int:
+    """Add what a sampler proposed, RUNNING at once.
 
     Args:
         store: The study.
         space: The space it was proposed from, resolved.
         proposal: The proposal.
-        origin: `default` or `sampler`.
 
     Returns:
         The new trial's number.
@@ -179,7 +156,7 @@ def add_proposal(store: StudyStore, space: SearchSpace, proposal: Proposal, *, o
         attrs=new_trial_attrs(
             space.hyperparameters(proposal.params),
             seed=trial_seed(store.record.config, proposal.number),
-            origin=origin,
+            origin="sampler",
         ),
         system_attrs=proposal.system_attrs,
     )

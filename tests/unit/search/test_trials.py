@@ -7,9 +7,9 @@ from optuna.trial import TrialState
 
 from automl_ft.config.study import BudgetConfig
 from automl_ft.errors import ConfigError, Problem
+from automl_ft.search.shadow import Proposal
 from automl_ft.search.trials import (
     add_proposal,
-    default_recipe,
     invalid_message,
     may_start,
     put_default_recipe,
@@ -50,23 +50,19 @@ def test_fixed_seed_is_that_of_every_trial(bare_lab):
     assert [trial_seed(config, number) for number in (0, 5)] == [7, 7]
 
 
-def test_default_recipe_is_that_of_the_space_with_the_stored_distributions():
-    stored = space_of(learning_rate={**SPACE["learning_rate"], "high": 0.9})
-    recipe = default_recipe(space_of(dropout=0.2), stored, 4)
-    assert (recipe.number, recipe.params) == (4, {"learning_rate": 1e-4})
-    assert recipe.distributions == {"learning_rate": stored_distributions(stored)["learning_rate"]}
-    assert recipe.system_attrs == {}
-
-
 def test_added_proposal_runs_at_once_with_every_hyperparameter(lab):
     lab.search(trials=0)
     store = lab.store()
     space = space_of()
-    number = add_proposal(store, space, default_recipe(space, space, 0), origin="default")
-    trial = store.trial(number)
-    assert (trial.state, trial.origin) == (TrialState.RUNNING, "default")
+    params = space.default_params()
+    proposal = Proposal(
+        number=1, params=params, distributions=stored_distributions(space), system_attrs={"k": 1}
+    )
+    trial = store.trial(add_proposal(store, space, proposal))
+    assert (trial.number, trial.state, trial.origin) == (1, TrialState.RUNNING, "sampler")
     assert trial.hyperparameters == space.hyperparameters(trial.params)
-    assert trial.seed == trial_seed(store.record.config, 0)
+    assert trial.seed == trial_seed(store.record.config, 1)
+    assert trial.system_attrs["k"] == 1
 
 
 def test_spec_holds_what_is_stored(bare_lab):
