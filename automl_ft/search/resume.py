@@ -21,7 +21,6 @@ __all__ = ["check_resumable", "differences"]
 _MUST_AGREE = (
     "task",
     "model.checkpoint",
-    "model.revision",
     "data.text",
     "data.label",
     "data.group",
@@ -33,13 +32,13 @@ _MUST_AGREE = (
     "positive_label",
     "seed",
     "training.precision",
-    "training.micro_batch_size",
     "training.validations_per_epoch",
     "training.early_stopping_patience",
     "training.seed",
 )
 """Settings that define what a trial's value means. Where data lies may change; what it holds is
-compared by its fingerprint."""
+compared by its fingerprint, a model's revision by its weights. A smaller micro-batch gives the same
+gradients but for rounding and is how a study goes on after running out of memory."""
 
 
 def differences(record: StudyRecord, config: StudyConfig, facts: StudyFacts) -> list[str]:
@@ -59,6 +58,11 @@ def differences(record: StudyRecord, config: StudyConfig, facts: StudyFacts) -> 
         old, new = _at(before, key), _at(now, key)
         if old != new:
             lines.append(f"{key}: stored `{_shown(old)}`, now `{_shown(new)}`")
+    if record.facts.precision != facts.precision:
+        lines.append(
+            f"precision (on {facts.device}): stored `{record.facts.precision}`, now"
+            f" `{facts.precision}`; set training.precision"
+        )
     return lines + _data_differences(record.facts, facts) + _model_differences(record.facts, facts)
 
 

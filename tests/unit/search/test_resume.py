@@ -16,6 +16,8 @@ from tests.fakes.lab import SPACE
 from tests.fakes.scripted_worker import make_facts
 
 FREE = {
+    "model.revision",
+    "training.micro_batch_size",
     "name", "space", "sampler", "pruner", "device", "workers", "storage", "output",
     "model.trust_remote_code",
     "data.path", "data.config", "data.revision", "data.format", "data.encoding", "data.train",
@@ -29,7 +31,6 @@ OTHER = {
     "positive_label": "good",
     "seed": 5,
     "model.checkpoint": "large",
-    "model.revision": "abc",
     "data.text": ("one", "two"),
     "data.label": "stars",
     "data.group": "author",
@@ -38,7 +39,6 @@ OTHER = {
     "data.max_length": 32,
     "data.class_weights": "balanced",
     "training.precision": "bf16",
-    "training.micro_batch_size": 4,
     "training.validations_per_epoch": 7,
     "training.early_stopping_patience": 2,
     "training.seed": 3,
@@ -165,3 +165,9 @@ def test_space_may_grow_but_not_change_its_kind(record):
             record.facts,
             space_of(dropout={"choices": [0.1, 0.2], "default": 0.1}),
         )
+
+
+def test_another_precision_is_listed_with_its_device(record):
+    facts = dataclasses.replace(record.facts, precision="bf16", device="cuda (a card)")
+    (line,) = differences(record, record.config, facts)
+    assert line.startswith("precision (on cuda (a card)): stored `fp32`, now `bf16`; set")
