@@ -48,6 +48,8 @@ METRIC_NAMES = "study:metric_names"
 """Study, system: Optuna's own key for the names of the objectives."""
 FIXED_PARAMS = "fixed_params"
 """Trial, system: Optuna's own key for what `Study.enqueue_trial` fixes."""
+PRUNED_AT = "automl_ft:pruned_at"
+"""Trial, system: step at which the pruner gave it up."""
 
 HYPERPARAMETERS = "hyperparameters"
 """Trial: every hyperparameter, sampled or default."""

@@ -1,13 +1,19 @@
 """Which checkpoints stay on disk."""
 
 import dataclasses
+from datetime import UTC, datetime
 
 import pytest
 from optuna.trial import TrialState
 
 from automl_ft.search.checkpoints import Shelf
 from automl_ft.search.enqueue import enqueue
+from automl_ft.space.load import load_space
+from automl_ft.space.resolve import resolve
 from automl_ft.specs.trial import Outcome, TrialCost, TrialResult
+from automl_ft.storage.records import StudyRecord
+from automl_ft.storage.studies import open_database
+from tests.fakes.scripted_worker import make_facts
 
 FILES = ("best.safetensors", "last.pt", "validation_logits.npy")
 
@@ -15,8 +21,19 @@ FILES = ("best.safetensors", "last.pt", "validation_logits.npy")
 @pytest.fixture
 def store(lab):
     """A study without trials."""
-    lab.search(trials=0)
-    return lab.store()
+    config = lab.config()
+    database = open_database(lab.url)
+    yield database.create(
+        StudyRecord(
+            name="demo",
+            config=config,
+            facts=make_facts(),
+            space=resolve(load_space(config.space), {"num_layers": 4}).to_plain(),
+            objective=config.objective,
+            created_at=datetime(2026, 1, 2, tzinfo=UTC),
+        )
+    )
+    database.close()
 
 
 @pytest.fixture

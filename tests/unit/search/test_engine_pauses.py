@@ -125,7 +125,7 @@ def test_interrupt_while_workers_open_leaves_a_study_that_goes_on(lab, request_k
     outcome = lab.search(trials=1)
     assert outcome.stop_reason is StopReason.INTERRUPTED
     assert outcome.folder == lab.files.path
-    assert lab.trials() == []
+    assert lab.script.specs == []
     assert lab.store().runs()[0].ended_reason == "interrupted"
     lab.search(trials=1)
     assert lab.states() == ["COMPLETE"]
