@@ -1,10 +1,12 @@
 """How does a search look? Run the demo in a pseudo-terminal and draw what was seen as an SVG.
 
     python docs/terminal_picture.py --output docs/terminal.svg
+    python docs/terminal_picture.py --timeout 10m      # on a slow or busy machine
 
 The run is real and takes as long as the demo: some four minutes. The picture has two parts: the
 screen at one moment of the search, and what stands there when it has ended. `--recording` keeps
 everything that the terminal received, so that the picture can be drawn again without a search.
+Other options go to the search, and stand in the picture.
 """
 
 from __future__ import annotations
@@ -47,19 +49,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--output", type=Path, default=Path("docs/terminal.svg"))
     parser.add_argument("--recording", type=Path, help="Reuse this file, or write it if missing.")
-    options = parser.parse_args()
+    options, more = parser.parse_known_args()
+    command = " ".join([COMMAND, *more])
     if options.recording is not None and options.recording.exists():
         received = options.recording.read_bytes()
     else:
-        received = record()
+        received = record(command)
     if options.recording is not None:
         options.recording.write_bytes(received)
     frames = list(screens(received.decode("utf-8")))
-    options.output.write_text(draw(moment(frames), ending(frames[-1])), encoding="utf-8")
+    picture = draw(command, moment(frames), ending(frames[-1]))
+    options.output.write_text(picture, encoding="utf-8")
 
 
-def record() -> bytes:
+def record(command: str) -> bytes:
     """Run the demo in a terminal and an empty folder.
+
+    Args:
+        command: What a user would type.
 
     Returns:
         Everything that the terminal received.
@@ -69,7 +76,7 @@ def record() -> bytes:
     """
     terminal, child_side = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
-    words = [sys.executable, "-P", "-m", "automl_ft.cli.main", *COMMAND.split()[1:]]
+    words = [sys.executable, "-P", "-m", "automl_ft.cli.main", *command.split()[1:]]
     environment = {**os.environ, "TERM": "xterm-256color", "LC_ALL": "C.UTF-8"}
     for name in ("NO_COLOR", "COLUMNS", "LINES"):
         environment.pop(name, None)
@@ -79,7 +86,7 @@ def record() -> bytes:
         os.close(child_side)
         received = b"".join(_read(terminal))
         if process.wait() != 0:
-            raise SystemExit(f"`{COMMAND}` ended with exit code {process.returncode}.")
+            raise SystemExit(f"`{command}` ended with exit code {process.returncode}.")
     return received
 
 
@@ -166,10 +173,11 @@ def ending(lines: list[str]) -> list[str]:
     return lines[start:]
 
 
-def draw(during: list[str], after: list[str]) -> str:
+def draw(command: str, during: list[str], after: list[str]) -> str:
     """Draw both parts one below the other.
 
     Args:
+        command: What was typed.
         during: The screen at one moment of the search.
         after: What stands there at its end.
 
@@ -177,7 +185,7 @@ def draw(during: list[str], after: list[str]) -> str:
         The SVG.
     """
     console = Console(record=True, width=COLUMNS, file=io.StringIO(), highlight=False)
-    console.print(Text.assemble(("$ ", "green"), (COMMAND, "bold")))
+    console.print(Text.assemble(("$ ", "green"), (command, "bold")))
     console.print(Text("...\n", style="dim"))
     _print(console, during)
     console.print(Text("\n... and at the end\n", style="dim"))
@@ -185,7 +193,7 @@ def draw(during: list[str], after: list[str]) -> str:
     style = _FONT_FACE.sub("", CONSOLE_SVG_FORMAT)
     # Not rich's web font: the picture loads nothing.
     style = style.replace("Fira Code, monospace", _FONTS)
-    return console.export_svg(title=COMMAND, code_format=style, unique_id="automl-ft")
+    return console.export_svg(title=command, code_format=style, unique_id="automl-ft")
 
 
 def _print(console: Console, lines: list[str]) -> None:
