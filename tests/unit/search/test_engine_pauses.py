@@ -2,14 +2,15 @@
 
 import os
 import signal
-import time
 
 import pytest
 from optuna.trial import TrialState
 
+from automl_ft.search import run
 from automl_ft.search.checkpoints import Shelf
 from automl_ft.search.enqueue import enqueue
 from automl_ft.search.events import StopReason
+from automl_ft.search.stopping import ActiveClock
 from automl_ft.specs.trial import Outcome
 from automl_ft.workers.protocol import Keep, Open, Prepare
 from tests.fakes.lab import Lab
@@ -156,22 +157,38 @@ def test_signals_are_given_back_after_leaving_at_once(lab, at):
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_deadline_pauses_the_running_trial(lab, at):
-    at(1, 2, lambda: time.sleep(1.5))
-    outcome = lab.search(trials=3, timeout_seconds=1.5, pruner="none")
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that stands still until it is set."""
+
+    class Clock:
+        seconds = 0.0
+
+    def make(*, earlier_seconds, started):
+        return ActiveClock(earlier_seconds=earlier_seconds, started=0.0, now=lambda: Clock.seconds)
+
+    monkeypatch.setattr(run, "ActiveClock", make)
+    return Clock
+
+
+def test_deadline_pauses_the_running_trial(lab, at, clock):
+    at(1, 2, lambda: setattr(clock, "seconds", 60.0))
+    outcome = lab.search(trials=3, timeout_seconds=60.0, pruner="none")
     assert outcome.stop_reason is StopReason.TIMEOUT
     assert lab.states() == ["COMPLETE", "WAITING"]
     assert 2 <= len(lab.trials()[1].intermediate_values) <= 3
+    assert lab.store().active_seconds() == 60.0
 
 
-def test_study_that_used_its_time_does_nothing_until_it_gets_more(lab, at):
-    at(0, 2, lambda: time.sleep(1.5))
-    lab.search(trials=2, timeout_seconds=1.5)
+def test_study_that_used_its_time_does_nothing_until_it_gets_more(lab, at, clock):
+    at(0, 2, lambda: setattr(clock, "seconds", 60.0))
+    lab.search(trials=2, timeout_seconds=60.0)
     lab.script.specs.clear()
-    outcome = lab.search(trials=2, timeout_seconds=1.5)
+    clock.seconds = 0.0
+    outcome = lab.search(trials=2, timeout_seconds=60.0)
     assert outcome.stop_reason is StopReason.TIMEOUT
     assert lab.script.specs == []
-    lab.search(trials=2, timeout_seconds=600, pruner="none")
+    lab.search(trials=2, timeout_seconds=61.0, pruner="none")
     assert [spec.number for spec in lab.script.specs] == [0, 1]
     assert lab.states() == ["COMPLETE", "COMPLETE"]
 
