@@ -70,11 +70,27 @@ def load():
         yield open_study
 
 
-def start(file: Path, *options: str) -> subprocess.Popen:
-    command = [*COMMAND, "search", str(file), *options]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=file.parent
-    )
+@pytest.fixture
+def start():
+    """Start a search by the command line; whatever is left of it ends with the test."""
+    started = []
+
+    def run(file):
+        started.append(
+            subprocess.Popen(
+                [*COMMAND, "search", str(file)],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                cwd=file.parent,
+            )
+        )
+        return started[-1]
+
+    yield run
+    for process in started:
+        process.kill()
+        process.communicate()
 
 
 def wait_for_validations(file: Path, process: subprocess.Popen, number: int, count: int) -> None:
@@ -159,14 +175,14 @@ def test_plain_optuna_opens_the_study(whole):
 
 
 def test_killed_supervisor_takes_its_worker_along_and_a_rerun_goes_on(
-    source, whole, tmp_path, load
+    source, whole, tmp_path, load, start
 ):
     file = study_in(tmp_path, source)
     process = start(file)
     wait_for_validations(file, process, number=1, count=2)
     workers = children(process.pid)
     process.kill()
-    process.communicate()
+    process.wait()
     deadline = time.monotonic() + 10
     while any(map(is_running, workers)) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -211,7 +227,9 @@ def test_trial_of_a_killed_worker_goes_on_in_another(source, whole, tmp_path, lo
     assert (tmp_path / "files" / "logs" / "worker-1.log").is_file()
 
 
-def test_ctrl_c_ends_with_the_ranking_so_far_and_a_rerun_goes_on(source, whole, tmp_path, load):
+def test_ctrl_c_ends_with_the_ranking_so_far_and_a_rerun_goes_on(
+    source, whole, tmp_path, load, start
+):
     file = study_in(tmp_path, source)
     process = start(file)
     wait_for_validations(file, process, number=1, count=2)
