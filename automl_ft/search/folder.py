@@ -148,12 +148,11 @@ def study_folder(config: StudyConfig, record: StudyRecord | None = None) -> Stud
         return _folder(config.output or usual)
     stored = record.config.output
     wanted = _folder(config.output or stored or usual)
-    # A project that was moved as a whole: the stored path is gone, the folder is where it would
-    # be made today, and its mark says whose it is.
-    moved = _folder(usual)
-    mark = record.created_at.isoformat()
-    is_moved = config.output in (None, stored) and not wanted.path.exists() and moved.is_of(mark)
-    return moved if is_moved else wanted
+    # A project that was moved or copied as a whole: its own folder counts, not the one that the
+    # stored path still names; the mark says that it is this study's.
+    own = _folder(usual)
+    is_own = config.output in (None, stored) and own.is_of(record.created_at.isoformat())
+    return own if is_own else wanted
 
 
 def _folder(path: str) -> StudyFolder:
