@@ -124,7 +124,7 @@ def test_default_recipe_is_not_pruned_behind_better_trials(lab):
     lab.search(trials=0)
     for rate in (1e-2, 1e-3):
         enqueue(lab.store(), {"learning_rate": rate})
-    lab.search(trials=0, pruner="none")
+    lab.search(trials=0)
     lab.script.specs.clear()
     lab.search(trials=3)
     assert [spec.number for spec in lab.script.specs] == [0], "last of all"

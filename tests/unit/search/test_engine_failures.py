@@ -10,6 +10,7 @@ from automl_ft.search.enqueue import enqueue
 from automl_ft.search.events import StopReason
 from automl_ft.specs.decision import Evaluation
 from automl_ft.specs.failure import FailureKind
+from automl_ft.storage.schema import PRUNED_AT
 from automl_ft.workers.base import WorkerDied
 from automl_ft.workers.protocol import Open, Prepare, Ready, Run, WorkerError
 from tests.fakes.scripted_worker import Fault, dies, save_checkpoint
@@ -271,3 +272,15 @@ def test_enqueued_trial_that_fails_is_no_reason_to_forget_the_others(lab):
     lab.script.faults = [Fault(trial=1)]
     lab.search(trials=1, pruner="none")
     assert lab.states() == ["COMPLETE", "FAIL", "COMPLETE"]
+
+
+def test_default_recipe_that_fell_behind_better_trials_is_not_pruned(lab):
+    """It loses its worker, and meets a better trial's values when it goes on."""
+    lab.script.curve = lambda hyperparameters, epoch: (
+        0.01 * epoch if hyperparameters["learning_rate"] == 1e-4 else 0.5 * epoch
+    )
+    lab.script.faults = [dies(0, at=1)]
+    lab.search(trials=2, workers=2)
+    assert lab.states() == ["COMPLETE", "COMPLETE"]
+    assert lab.trials()[0].origin == "default"
+    assert PRUNED_AT not in lab.trials()[0].system_attrs
