@@ -12,6 +12,10 @@
         StudyLockedError      another process supervises the study
         ExportError           nothing to export, or the target folder is in the way
       SearchFailedError       the search could not go on: exit code 1
+        DiskError             the disk takes no more; trials wait until there is room
+
+`DivergedError` (trial) and `InterruptedSetUpError` (search) are no part of it: they are caught
+where they belong and no user ever sees them.
 
 This file is a leaf: it imports nothing of automl-ft.
 """
@@ -26,6 +30,7 @@ __all__ = [
     "AutomlFtError",
     "ConfigError",
     "DataError",
+    "DiskError",
     "ExportError",
     "ModelError",
     "NoStudiesError",
@@ -112,6 +117,10 @@ class ExportError(UsageError):
 
 class SearchFailedError(AutomlFtError):
     """The search could not go on, for instance because every trial fails for one reason."""
+
+
+class DiskError(SearchFailedError):
+    """The disk takes no more: not the fault of a trial, which waits until there is room."""
 
 
 def did_you_mean(value: str, accepted: Iterable[str]) -> str:

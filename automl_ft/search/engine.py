@@ -28,7 +28,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.pruners import BasePruner
 from optuna.trial import TrialState
 
-from automl_ft.errors import ConfigError, SearchFailedError
+from automl_ft.errors import ConfigError, DiskError, SearchFailedError
 from automl_ft.search.checkpoints import Shelf
 from automl_ft.search.events import SearchListener, SearchSnapshot, StopReason
 from automl_ft.search.interrupt import Interrupt
@@ -216,6 +216,8 @@ class Engine:
             self._result(message.result)
         elif isinstance(message, WorkerDied):
             self._death(event.worker, death_message(message))
+        elif isinstance(message, WorkerError) and message.kind == DiskError.__name__:
+            self._disk_is_full(event.worker, message.message)
         elif isinstance(message, WorkerError):
             self._death(event.worker, f"{message.kind}: {message.message}\n{message.traceback}")
         elif isinstance(message, Ready):
@@ -332,6 +334,13 @@ class Engine:
             self._stop(error=SearchFailedError(f"Worker processes keep dying. {message}"))
         if not self._is_pausing:
             self._parts.team.replace(index)
+
+    def _disk_is_full(self, index: int, message: str) -> None:
+        """Let the trial wait until there is room, and stop."""
+        for live in [live for live in self._live.values() if live.worker == index]:
+            del self._live[live.number]
+            self._store.release(live.number)
+        self._stop(error=SearchFailedError(message))
 
     def _cost_so_far(self, live: LiveTrial) -> TrialCost:
         """Return what a trial has cost by the last that was heard of it."""

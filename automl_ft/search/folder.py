@@ -7,6 +7,7 @@ moment the study was created: two studies of one name in two databases do not mi
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ from pathlib import Path
 from automl_ft.config.study import StudyConfig
 from automl_ft.errors import StudyExistsError, UsageError
 from automl_ft.files.atomic import write_json
-from automl_ft.specs.layout import log_file, trial_folder
+from automl_ft.specs.layout import OWN, log_file, trial_folder
 from automl_ft.storage.records import StudyRecord
 
 __all__ = ["StudyFolder", "check_creatable", "study_folder"]
@@ -80,6 +81,32 @@ class StudyFolder:
                 f" study `{name}` with --output, or delete that folder if its study is gone."
             )
 
+    def check_apart(self, name: str, database: Path | None) -> None:
+        """Refuse a folder that is, or holds, what must outlive the study.
+
+        Args:
+            name: The study, for the message.
+            database: The database's file; None where it is on a server.
+
+        Raises:
+            UsageError: It is or holds the database, the working directory or the home folder.
+        """
+        others = {"the working directory": Path.cwd(), "the home folder": Path.home()}
+        if database is not None:
+            others["the study database"] = database
+        path = self.path.resolve()
+        for what, other in others.items():
+            # SQLite keeps files of its own beside the database, named after it.
+            is_beside = what.endswith("database") and self.path.name.startswith(
+                (other.name, f".{other.name}")
+            )
+            if other.resolve().is_relative_to(path) or (is_beside and path.parent == other.parent):
+                raise UsageError(
+                    f"The output folder `{self.path}` of study `{name}` is or would hold {what}"
+                    f" (`{other}`), which must outlive the study. Choose a folder of its own with"
+                    " --output, or another --name."
+                )
+
     def claim(self, name: str, mark: str) -> None:
         """Create the folder and mark it.
 
@@ -100,7 +127,7 @@ class StudyFolder:
         shutil.rmtree(self.trial(number), ignore_errors=True)
 
     def delete(self, mark: str) -> bool:
-        """Delete the folder with all that is in it, if it is this study's.
+        """Delete what is the study's in the folder, and the folder if nothing else is in it.
 
         Args:
             mark: The study's mark.
@@ -110,7 +137,14 @@ class StudyFolder:
         """
         if self._read_mark() != mark:
             return False
-        shutil.rmtree(self.path)
+        for name in OWN:
+            part = self.path / name
+            if part.is_dir() and not part.is_symlink():
+                shutil.rmtree(part)
+            else:
+                part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # somebody put files of their own in it
+            self.path.rmdir()
         return True
 
     def is_of(self, mark: str) -> bool:

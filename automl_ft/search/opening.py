@@ -84,6 +84,7 @@ def open_study(
     existing = _existing_study(database, str(config.name))
     record = None if existing is None else existing.record
     folder = study_folder(config, record)
+    folder.check_apart(str(config.name), parse_url(resolve_url(config.storage)).file)
     folder.check_free(str(config.name), None if record is None else _mark(record))
     if existing is not None:  # before the data is read, which may take long
         held.enter_context(existing.lock(folder.path))

@@ -12,6 +12,7 @@ __all__ = [
     "BEST",
     "LAST",
     "LOGITS",
+    "OWN",
     "encoded_folder",
     "log_file",
     "rows_folder",
@@ -25,6 +26,9 @@ LAST = "last.pt"
 LOGITS = "validation_logits.npy"
 """In a trial's folder: scores of the best validated model on the validation split, float32, shape
 (num_rows, num_labels)."""
+OWN = ("data", "trials", "logs", "study.json")
+"""In a study's folder: all that is written there. The mark comes last, so that a deletion that was
+cut short can be repeated."""
 
 
 def trial_folder(study: Path, number: int) -> Path:

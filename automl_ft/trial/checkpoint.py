@@ -8,24 +8,32 @@ model. The best files are written first: a kill between the two repeats the step
 
 from __future__ import annotations
 
-import io
+import errno
+import os
 import pickle
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from automl_ft.files.atomic import atomic_path, write_bytes
+from automl_ft.errors import DiskError
+from automl_ft.files.atomic import atomic_path
 from automl_ft.specs.layout import BEST, LAST, LOGITS
 
 __all__ = ["BEST", "LAST", "LOGITS", "FORMAT_VERSION", "load_last", "save_best", "save_last"]
 
 FORMAT_VERSION = 1
 """Version of `last.pt`; a file of another version is not resumed."""
+_FULL_BYTES = 4 * 1024 * 1024
+_DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 
 
 def save_last(folder: Path, state: dict[str, Any]) -> None:
@@ -34,9 +42,11 @@ def save_last(folder: Path, state: dict[str, Any]) -> None:
     Args:
         folder: The trial's folder; made if absent.
         state: Tensors, numbers, strings and plain containers of them.
+
+    Raises:
+        DiskError: The disk takes no more; an older checkpoint is unharmed.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with atomic_path(folder / LAST) as temporary:
+    with _writing(folder / LAST) as temporary:
         torch.save({"version": FORMAT_VERSION, **state}, temporary)
 
 
@@ -74,11 +84,36 @@ def save_best(
         folder: The trial's folder; made if absent.
         parameters: Parameters by name that training may have changed.
         logits: Its scores on the validation split, shape (num_rows, num_labels).
+
+    Raises:
+        DiskError: The disk takes no more; an older best model is unharmed.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     weights = {name: value.detach().cpu().contiguous() for name, value in parameters.items()}
-    with atomic_path(folder / BEST) as temporary:
+    with _writing(folder / BEST) as temporary:
         save_file(weights, temporary, metadata={"format": "pt"})
-    buffer = io.BytesIO()
-    np.save(buffer, logits.astype(np.float32))
-    write_bytes(folder / LOGITS, buffer.getvalue())
+    with _writing(folder / LOGITS) as temporary, temporary.open("wb") as file:
+        np.save(file, logits.astype(np.float32))
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[Path]:
+    """Lend a temporary path, and tell a disk that takes no more from a fault of the trial."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(path) as temporary:
+            try:
+                yield temporary
+            except (RuntimeError, SafetensorError) as error:
+                # torch and safetensors hide why a write failed; the disk still shows it, as the
+                # torn file is not removed yet.
+                if shutil.disk_usage(path.parent).free < _FULL_BYTES:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+                raise
+    except OSError as error:
+        if error.errno not in _DISK_ERRNOS:
+            raise
+        raise DiskError(
+            f"The checkpoint `{path}` cannot be written: {error.strerror or error}. Make room or"
+            " mend the disk, then run the same command again: the trial goes on from its last"
+            " checkpoint."
+        ) from error

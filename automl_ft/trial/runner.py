@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from automl_ft.data.augmentation import Augmentation
+from automl_ft.errors import DiskError
 from automl_ft.models.freezing import FreezingPlan, plan_freezing
 from automl_ft.models.layers import decay_exempt, layer_depths, reinit_top_blocks
 from automl_ft.models.load import LoadedModel
@@ -48,6 +49,9 @@ def run_trial(spec: TrialSpec, study: PreparedStudy, reporter: Reporter) -> Tria
 
     Returns:
         How this run ended; costs and validations are those of all runs.
+
+    Raises:
+        DiskError: The disk takes no more checkpoints.
     """
     state = TrainingState()
     reset_peak_memory(study.device)
@@ -58,6 +62,8 @@ def run_trial(spec: TrialSpec, study: PreparedStudy, reporter: Reporter) -> Tria
         if outcome is Outcome.COMPLETE and state.best_value is None:
             raise DivergedError("no validation gave a value")
         failure = None
+    except DiskError:
+        raise  # not the fault of this trial, and the next one would meet it too
     except Exception as error:
         outcome, failure = Outcome.FAILED, _failure(error)
     finally:

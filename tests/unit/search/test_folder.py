@@ -149,3 +149,35 @@ def test_folder_of_a_project_that_was_moved_as_a_whole_is_found(bare_lab, tmp_pa
     assert study_folder(stored.config, stored).path == moved.path
     other = dataclasses.replace(stored, created_at=datetime(2020, 1, 1, tzinfo=UTC))
     assert study_folder(other.config, other).path != moved.path
+
+
+def test_deleting_leaves_files_of_somebody_else(folder):
+    folder.claim("demo", MARK)
+    folder.trial(0).mkdir(parents=True)
+    (folder.path / "notes.txt").write_text("mine")
+    assert folder.delete(MARK)
+    assert [path.name for path in folder.path.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("output", [".", "studies", "studies/studies.db", "studies/studies.db-wal"])
+def test_folder_that_is_or_holds_what_must_outlive_the_study_is_refused(tmp_path, output):
+    folder = StudyFolder(tmp_path / output)
+    with pytest.raises(UsageError, match="which must outlive the study"):
+        folder.check_apart("demo", tmp_path / "studies" / "studies.db")
+    StudyFolder(tmp_path / "studies" / "demo").check_apart("demo", tmp_path / "studies/studies.db")
+
+
+def test_home_and_what_holds_it_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    with pytest.raises(UsageError, match="the home folder"):
+        StudyFolder(tmp_path / "home").check_apart("demo", None)
+
+
+def test_copied_project_uses_its_own_folder(bare_lab, tmp_path, monkeypatch):
+    config = dataclasses.replace(bare_lab.config(), output=str(tmp_path / "old" / "studies/demo"))
+    record = record_of(config)
+    mark = record.created_at.isoformat()
+    for project in ("old", "copy"):
+        StudyFolder(tmp_path / project / "studies" / "demo").claim("demo", mark)
+    monkeypatch.chdir(tmp_path / "copy")
+    assert study_folder(config, record).path == tmp_path / "copy" / "studies" / "demo"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from automl_ft.errors import DiskError
 from automl_ft.trial.checkpoint import BEST, LAST, LOGITS, load_last, save_best, save_last
 
 CPU = torch.device("cpu")
@@ -95,3 +98,38 @@ def test_parameters_that_share_memory_with_others_are_written(tmp_path: Path) ->
     whole = torch.randn(4, 4)
     save_best(tmp_path, {"part": whole[:2]}, np.zeros((1, 2), dtype=np.float32))
     assert torch.equal(load_file(tmp_path / BEST)["part"], whole[:2])
+
+
+@pytest.mark.parametrize("write", ["last", "best"])
+def test_a_full_disk_is_told_from_a_fault_of_the_trial(tmp_path, monkeypatch, write) -> None:
+    """torch and safetensors say `RuntimeError`; what tells is how much room the disk has."""
+    weights = {"part": torch.zeros(3)}
+    logits = np.zeros((1, 2), dtype=np.float32)
+
+    def save() -> None:
+        if write == "last":
+            save_last(tmp_path / "trial", {"parameters": weights})
+        else:
+            save_best(tmp_path / "trial", weights, logits)
+
+    def torn(data, path, **options):
+        raise RuntimeError("unexpected pos 64 vs 0")
+
+    name = "torch.save" if write == "last" else "automl_ft.trial.checkpoint.save_file"
+    monkeypatch.setattr(name, torn)
+    with pytest.raises(RuntimeError, match="unexpected pos"):
+        save()
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
+    with pytest.raises(DiskError, match=r"cannot be written: No space left.*Make room"):
+        save()
+    assert list((tmp_path / "trial").iterdir()) == []
+
+
+def test_a_disk_that_is_read_only_is_no_fault_of_the_trial(tmp_path, monkeypatch) -> None:
+    def refuse(*arguments, **options):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(DiskError, match="Read-only file system"):
+        save_last(tmp_path / "trial", {"parameters": {}})
