@@ -10,6 +10,7 @@ from automl_ft.errors import did_you_mean
 __all__ = [
     "FieldError",
     "at_least",
+    "between",
     "device",
     "field_error",
     "fraction_or_name",
@@ -119,6 +120,22 @@ def at_least(name: str, value: float, low: float) -> None:
     """
     if not value >= low:
         raise field_error(name, value, f"{low} or more")
+
+
+def between(name: str, value: int, low: int, high: int) -> None:
+    """Refuse what is outside two bounds.
+
+    Args:
+        name: The field.
+        value: Its value.
+        low: The smallest accepted value.
+        high: The largest accepted value.
+
+    Raises:
+        FieldError: The value is outside the bounds.
+    """
+    if not low <= value <= high:
+        raise field_error(name, value, f"{low} to {high}")
 
 
 def fraction_or_name(name: str, value: float | str, *, zero_allowed: bool = False) -> None:

@@ -32,6 +32,11 @@ PRUNERS = ("successive_halving", "hyperband", "median", "patient", "none")
 """Pruners by Optuna's names."""
 TASKS = ("text-classification",)
 """Tasks that can be searched."""
+_MAX_SEED = 2**32 - 1
+"""What NumPy, torch and the samplers all take."""
+_MAX_THREADS = 1024
+"""Far more than a machine has cores; absurd numbers crash torch."""
+_MAX_WORKERS = 256
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -154,25 +159,26 @@ class TrainingConfig:
     early_stopping_patience: int | None = None
     """End a trial after so many validations without a better value; None runs it out."""
     seed: int | None = None
-    """Seed of every trial; None derives one for each trial from the study's seed."""
+    """Seed of every trial; None derives one for each trial from the study's seed.
+    0 to 4294967295."""
     keep_checkpoints: int = 3
     """How many of the best trials keep their model on disk, from 1 up."""
     threads: int | None = None
-    """CPU threads of each worker process; None shares the cores among the workers."""
+    """CPU threads of each worker process; None shares the cores among the workers.
+    1 to 1024."""
 
     def __post_init__(self) -> None:
         """Check the fields."""
         checks.one_of("precision", self.precision, ("auto", "fp32", "bf16"))
         for name in ("micro_batch_size", "eval_batch_size", "keep_checkpoints"):
             checks.at_least(name, getattr(self, name), 1)
-        checks.at_least("validations_per_epoch", self.validations_per_epoch, 1)
-        if self.validations_per_epoch > 50:
-            raise checks.field_error("validations_per_epoch", self.validations_per_epoch, "1 to 50")
-        for name in ("early_stopping_patience", "threads"):
-            if getattr(self, name) is not None:
-                checks.at_least(name, getattr(self, name), 1)
+        checks.between("validations_per_epoch", self.validations_per_epoch, 1, 50)
+        if self.early_stopping_patience is not None:
+            checks.at_least("early_stopping_patience", self.early_stopping_patience, 1)
+        if self.threads is not None:
+            checks.between("threads", self.threads, 1, _MAX_THREADS)
         if self.seed is not None:
-            checks.at_least("seed", self.seed, 0)
+            checks.between("seed", self.seed, 0, _MAX_SEED)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -202,11 +208,11 @@ class StudyConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     """What is the same in every trial."""
     seed: int = 0
-    """Seed of splits, sampler and trials, 0 or more."""
+    """Seed of splits, sampler and trials, 0 to 4294967295."""
     device: str = "auto"
     """`auto`, `cpu`, `mps`, `cuda` or `cuda:N`."""
     workers: int = 1
-    """Trials that run at once, each in a process of its own, from 1 up."""
+    """Trials that run at once, each in a process of its own, 1 to 256."""
     storage: str | None = None
     """SQLAlchemy URL of the study database; None takes AUTOML_FT_STORAGE, else
     sqlite:///studies/studies.db."""
@@ -221,8 +227,8 @@ class StudyConfig:
         checks.one_of("objective", self.objective, OBJECTIVES)
         checks.one_of("sampler", self.sampler, SAMPLERS)
         checks.one_of("pruner", self.pruner, PRUNERS)
-        checks.at_least("seed", self.seed, 0)
-        checks.at_least("workers", self.workers, 1)
+        checks.between("seed", self.seed, 0, _MAX_SEED)
+        checks.between("workers", self.workers, 1, _MAX_WORKERS)
         checks.device("device", self.device)
         for name in ("space", "positive_label", "storage", "output"):
             if isinstance(getattr(self, name), str):

@@ -154,6 +154,8 @@ def test_a_study_without_trials_ends_without_a_table(api, run):
     ("words", "expected"),
     [
         (("demo", "--trials", "-1"), "option --trials: `-1` is not accepted"),
+        (("demo", "--seed", 2**64), "option --seed: `18446744073709551616` is not accepted"),
+        (("demo", "--set", "training.threads=99999"), "accepted is 1 to 1024"),
         (("demo", "--timeout", "soon"), "option --timeout: `soon` is no duration"),
         (("demo", "--name", "a/b"), "option --name: `a/b`"),
         (("demo", "--sampler", "tpee"), "Did you mean `tpe`?"),

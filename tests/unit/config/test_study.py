@@ -72,11 +72,13 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
     (TrainingConfig, {"micro_batch_size": 0}, "`0` is not accepted; accepted is 1 or more."),
     (TrainingConfig, {"eval_batch_size": 0}, "1 or more."),
     (TrainingConfig, {"keep_checkpoints": 0}, "1 or more."),
-    (TrainingConfig, {"validations_per_epoch": 0}, "1 or more."),
+    (TrainingConfig, {"validations_per_epoch": 0}, "`0` is not accepted; accepted is 1 to 50."),
     (TrainingConfig, {"validations_per_epoch": 51}, "`51` is not accepted; accepted is 1 to 50."),
     (TrainingConfig, {"early_stopping_patience": 0}, "1 or more."),
-    (TrainingConfig, {"threads": 0}, "1 or more."),
-    (TrainingConfig, {"seed": -1}, "`-1` is not accepted; accepted is 0 or more."),
+    (TrainingConfig, {"threads": 0}, "1 to 1024."),
+    (TrainingConfig, {"threads": 1025}, "`1025` is not accepted; accepted is 1 to 1024."),
+    (TrainingConfig, {"seed": -1}, "`-1` is not accepted; accepted is 0 to 4294967295."),
+    (TrainingConfig, {"seed": 2**32}, "accepted is 0 to 4294967295."),
     (StudyConfig, {"name": "a/b"}, f"`a/b` is not accepted; accepted is {NAME}"),
     (StudyConfig, {"name": "a\\b"}, NAME),
     (StudyConfig, {"name": ""}, NAME),
@@ -90,8 +92,10 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
     (StudyConfig, {"objective": "f1-macro"}, "Did you mean `f1_macro`?"),
     (StudyConfig, {"sampler": "tpr"}, "Did you mean `tpe`?"),
     (StudyConfig, {"pruner": "meadian"}, "Did you mean `median`?"),
-    (StudyConfig, {"seed": -1}, "`-1` is not accepted; accepted is 0 or more."),
-    (StudyConfig, {"workers": 0}, "`0` is not accepted; accepted is 1 or more."),
+    (StudyConfig, {"seed": -1}, "`-1` is not accepted; accepted is 0 to 4294967295."),
+    (StudyConfig, {"seed": 2**32}, "accepted is 0 to 4294967295."),
+    (StudyConfig, {"workers": 0}, "`0` is not accepted; accepted is 1 to 256."),
+    (StudyConfig, {"workers": 257}, "1 to 256."),
     (StudyConfig, {"device": "gpu"}, "accepted is auto, cpu, mps, cuda or cuda:N."),
     (StudyConfig, {"device": "cuda:"}, "`cuda:` is not accepted"),
     (StudyConfig, {"space": ""}, BLANK),
@@ -118,6 +122,8 @@ ACCEPTED: list[tuple[type, dict[str, Any]]] = [
     (StudyConfig, {"name": "my study-1.2_a+b@c"}),
     (StudyConfig, {"name": "\u00fcbung"}),
     (StudyConfig, {"device": "cuda:3"}),
+    (TrainingConfig, {"threads": 1024, "seed": 2**32 - 1}),
+    (StudyConfig, {"seed": 2**32 - 1, "workers": 256}),
     (StudyConfig, {"objective": "f1_binary", "positive_label": "yes"}),
     (StudyConfig, {"space": {"epochs": 3}}),
 ]
@@ -162,5 +168,5 @@ def test_configs_are_frozen(kind: type) -> None:
 
 
 def test_an_error_reads_as_field_and_message() -> None:
-    with pytest.raises(FieldError, match=r"^workers: `0` is not accepted; accepted is 1 or more"):
+    with pytest.raises(FieldError, match=r"^workers: `0` is not accepted; accepted is 1 to 256"):
         make(StudyConfig, {"workers": 0})
