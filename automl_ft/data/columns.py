@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import datasets
@@ -85,6 +86,12 @@ def map_columns(raw: Mapping[str, Sequence[RawTable]], config: DataConfig) -> Ma
     Raises:
         DataError: A column is not there or of a wrong type, or the labels are no classes.
     """
+    if config.label in config.text:
+        raise DataError(
+            f"`data.label` is `{config.label}`, which `data.text` names too: the model would read"
+            " the answer. Name the column of the classes in `data.label` and leave it out of"
+            " `data.text`."
+        )
     tables = [(split, table) for split, parts in raw.items() for table in parts]
     values = [_label_values(table, config, is_test=split == "test") for split, table in tables]
     untyped = [
@@ -144,17 +151,17 @@ def _class_names(
 ) -> tuple[str | None, ...]:
     names: list[str | None] = []
     for row, value in enumerate(values, start=1):
-        number = float(value) if are_numbers and value is not None else value
+        number = _exact(value) if are_numbers and value is not None else value
         if isinstance(number, float) and math.isnan(number):
             names.append(None)
-        elif isinstance(number, float) and not number.is_integer():
+        elif isinstance(number, (float, Decimal)) and not _is_whole(number):
             raise DataError(
                 f"Column `{config.label}` of `{table.name}` holds {value} in row {row}, which is"
                 " not whole, so it looks like regression. Accepted as classes: text, whole numbers,"
                 " true and false, ClassLabel. Turn ranges of the number into classes first."
             )
-        elif number is None or isinstance(number, (str, bool, int, float)):
-            whole = int(number) if isinstance(number, float) else number
+        elif number is None or isinstance(number, (str, bool, int, float, Decimal)):
+            whole = int(number) if isinstance(number, (float, Decimal)) else number
             names.append(None if whole is None else str(whole))
         else:
             raise DataError(
@@ -163,6 +170,17 @@ def _class_names(
                 " false, ClassLabel."
             )
     return tuple(names)
+
+
+def _exact(text: str) -> int | Decimal:
+    """Read a number without rounding it, so that large ones stay different classes."""
+    return Decimal(text) if "." in text else int(text)
+
+
+def _is_whole(number: float | Decimal) -> bool:
+    if isinstance(number, Decimal):
+        return number == number.to_integral_value()
+    return number.is_integer()
 
 
 def _named_rows(table: RawTable, labels: tuple[str | None, ...], config: DataConfig) -> NamedRows:

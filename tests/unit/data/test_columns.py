@@ -61,6 +61,19 @@ def test_numbers_that_csv_holds_as_text_become_whole_numbers() -> None:
     assert mapped.labels == ("2", "10")
 
 
+@pytest.mark.parametrize("ending", ["", ".0"])
+def test_large_numbers_that_csv_holds_as_text_stay_the_classes_they_are(ending: str) -> None:
+    numbers = ("9007199254740992", "9007199254740993", "9" * 20, "9" * 40)
+    mapped = of_labels([number + ending for number in numbers], untyped=True)
+    assert mapped.splits["train"].labels == numbers
+    assert mapped.labels == numbers
+
+
+def test_large_numbers_that_are_not_whole_look_like_regression() -> None:
+    with pytest.raises(DataError, match=r"holds 9007199254740993\.5 in row 2.*regression"):
+        of_labels(["1", "9007199254740993.5"], untyped=True)
+
+
 @pytest.mark.parametrize("label", ["007", "1e3", "n/a"])
 def test_csv_labels_that_are_not_all_numbers_stay_as_they_are(label: str) -> None:
     assert of_labels(["2.0", label], untyped=True).splits["train"].labels == ("2.0", label)
@@ -191,8 +204,16 @@ def test_text_column_of_another_type_is_refused_with_those_that_hold_text(
 
 
 def test_class_labels_are_no_text(config: Config) -> None:
+    table = classes(["a", "b"], [0]).dataset.add_column("other", ["c"])
+    fields = {"text": ("label",), "label": "other"}
     with pytest.raises(DataError, match="holds class labels, not text"):
-        map_columns({"train": [classes(["a", "b"], [0])]}, config(path="x", text=("label",)))
+        map_columns({"train": [RawTable(name="t", dataset=table)]}, config(path="x", **fields))
+
+
+@pytest.mark.parametrize("text", [("label",), ("text", "label")])
+def test_a_label_that_is_also_a_text_is_refused(config: Config, text: tuple[str, ...]) -> None:
+    with pytest.raises(DataError, match=r"`data\.label` is `label`.*would read the answer"):
+        map_columns({"train": [raw({"text": ["x"], "label": ["a"]})]}, config(path="x", text=text))
 
 
 def test_mixed_types_are_no_text(write_jsonl: Any, config: Config) -> None:
