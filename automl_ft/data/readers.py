@@ -6,6 +6,7 @@ Which of them are read, and for which split, is decided in `data.sources`.
 from __future__ import annotations
 
 import csv
+import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
@@ -190,22 +191,30 @@ def _read_delimited(path: Path, separator: str, encoding: str, name: str) -> dat
         "quoting": quoting,
         "keep_default_na": False,
         "na_values": [""],
+        # In a file of one column an empty line is a row with an empty field.
+        "skip_blank_lines": len(header) > 1,
     }
     return _load("csv", path, options)
 
 
 def _header(path: Path, separator: str, encoding: str, name: str) -> list[str]:
-    """Return the column names, made unique the way pandas does."""
+    """Return the column names; one that is empty gets the name that pandas gives it."""
     with path.open(encoding=encoding, newline="") as lines:
         header = next(csv.reader(lines, delimiter=separator), None)
-    if not header:
+        if not header:
+            raise DataError(
+                f"`{name}` is empty or begins with an empty line. Its first line must name the"
+                " columns."
+            )
+        if not any(len(header) == 1 or line.strip(" \r\n") for line in lines):
+            raise DataError(f"`{name}` has a header but no rows. Give a file with rows.")
+    names = [column.strip() or f"Unnamed: {n}" for n, column in enumerate(header)]
+    repeated = next((column for column in names if names.count(column) > 1), None)
+    if repeated is not None:
         raise DataError(
-            f"`{name}` is empty or begins with an empty line. Its first line must name the columns."
+            f"`{name}` names several columns `{repeated}`, so it is open which one is meant. Rename"
+            " or drop all but one of them in the first line."
         )
-    names: list[str] = []
-    for position, column in enumerate(header):
-        plain = column.strip() or f"Unnamed: {position}"
-        names.append(plain if plain not in names else f"{plain}.{position}")
     return names
 
 
@@ -231,12 +240,24 @@ def _load(builder: str, path: Path, options: Mapping[str, object]) -> datasets.D
     with tempfile.TemporaryDirectory(prefix="automl-ft-") as cache, _quiet():
         return datasets.load_dataset(
             builder,
-            data_files={"train": [str(path)]},
+            data_files={"train": [str(_plainly_named(path, Path(cache)))]},
             split="train",
             cache_dir=cache,
             keep_in_memory=True,
             **options,
         )
+
+
+def _plainly_named(path: Path, folder: Path) -> Path:
+    """Give a file a name that holds no `[`, `]`, `*` or `?`: datasets takes names for patterns."""
+    ending = path.suffix if path.suffix[1:].isalnum() else ""
+    plain = folder / f"rows{ending}"
+    try:
+        plain.symlink_to(path.resolve())
+    except OSError:
+        # Windows lets only some users make links.
+        shutil.copyfile(path, plain)
+    return plain
 
 
 @contextmanager

@@ -77,9 +77,69 @@ def test_csv_header_may_hold_a_byte_order_mark(tmp_path: Path) -> None:
     assert read(path).dataset.column_names == ["text", "label"]
 
 
-def test_csv_columns_without_name_or_with_one_name_are_told_apart(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.csv", ",text,text\n0,a,b\n")
-    assert read(path).dataset.column_names == ["Unnamed: 0", "text", "text.2"]
+def test_csv_columns_without_name_are_told_apart(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", ",text,\n0,a,b\n")
+    assert read(path).dataset.column_names == ["Unnamed: 0", "text", "Unnamed: 2"]
+
+
+@pytest.mark.parametrize("header", ["text,label,label", "label ,text, label"])
+def test_csv_with_two_columns_of_one_name_is_refused(tmp_path: Path, header: str) -> None:
+    path = write(tmp_path / "a.csv", f"{header}\nx,1,2\n")
+    with pytest.raises(DataError, match=r"`a\.csv` names several columns `label`"):
+        read(path)
+
+
+@pytest.mark.parametrize("text", ["text,label", "text,label\n", "text,label\r\n\r\n", "text\n"])
+def test_csv_without_rows_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(DataError, match=r"`a\.csv` has a header but no rows\."):
+        read(write(tmp_path / "a.csv", text))
+
+
+def test_csv_of_empty_fields_has_rows(tmp_path: Path) -> None:
+    assert rows(read(write(tmp_path / "a.csv", "text,label\n,\n"))) == {
+        "text": [None],
+        "label": [None],
+    }
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_empty_lines_of_a_file_of_one_column_are_rows(tmp_path: Path, name: str, end: str) -> None:
+    path = write(tmp_path / name, end.join(["text", "", "w1", "", "", "w2", "", ""]))
+    assert rows(read(path)) == {"text": [None, "w1", None, None, "w2", None]}
+
+
+def test_empty_lines_between_rows_of_several_columns_do_not_count(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "text,label\n\nx,1\n\ny,2\n")
+    assert rows(read(path))["text"] == ["x", "y"]
+
+
+@pytest.mark.parametrize("name", ["g[1]/d.csv", "g/d[1].csv", "g/*.csv", "g/?d.csv", "g/d.[csv]"])
+def test_a_name_that_looks_like_a_pattern_is_just_a_name(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir()
+    write(tmp_path / name, "text,label\nx,1\n")
+    write((tmp_path / name).with_name("1d.csv"), "text,label\nother,1\n")
+    assert rows(read(tmp_path / name, "csv"))["text"] == ["x"]
+
+
+def test_the_name_of_the_working_folder_does_not_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "g[1]*").mkdir()
+    write(tmp_path / "g[1]*" / "d.csv", "text,label\nx,1\n")
+    monkeypatch.chdir(tmp_path / "g[1]*")
+    assert rows(read(Path("d.csv")))["text"] == ["x"]
+
+
+def test_where_links_cannot_be_made_the_file_is_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Path, target: Path) -> None:
+        raise OSError("A required privilege is not held by the client")
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    path = write(tmp_path / "d[1].csv", "text,label\nx,1\n")
+    assert rows(read(path))["text"] == ["x"]
 
 
 def test_csv_with_a_row_that_is_too_long_is_refused_with_its_line(tmp_path: Path) -> None:
