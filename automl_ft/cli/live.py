@@ -119,8 +119,9 @@ class LiveListener:
         shown = plain if self._console.options.ascii_only else symbol
         emphasis = "bold" if is_new_best(snapshot, result) else ""
         line = ended_line(snapshot, result)
+        # Drawn at once, or for one frame the trial would be ended above and running below.
+        self._live.update(panel(snapshot), refresh=True)
         self._console.print(Text.assemble((shown, style), " ", (line, emphasis)))
-        self.changed(snapshot)
 
     def message(self, text: str) -> None:
         """Print a message above the panel.

@@ -116,6 +116,7 @@ def main(args: Sequence[str] | None = None) -> int:
         The exit code: 0 done, 1 the search or a trial failed, 2 bad usage or bad input,
         130 interrupted.
     """
+    _open_missing_streams()
     words = None if args is None else list(args)
     try:
         code = cli.main(args=words, prog_name=PROGRAM, standalone_mode=False)
@@ -130,6 +131,8 @@ def main(args: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         return _reader_gone()
+    except OSError as error:
+        return _report_system(error)
     return code if isinstance(code, int) else 0
 
 
@@ -143,12 +146,34 @@ def _report(error: AutomlFtError) -> int:
     return error.exit_code
 
 
+def _report_system(error: OSError) -> int:
+    """Say what the operating system refused, such as to write on a full disk."""
+    where = f" ({error.filename})" if error.filename else ""
+    reason = " ".join((error.strerror or str(error) or type(error).__name__).split()).rstrip(".")
+    with contextlib.suppress(OSError):  # stderr may be what cannot be written
+        click.echo(f"Error: {reason}{where}. Mend this and run the same command again.", err=True)
+    _drop_stdout()
+    return AutomlFtError.exit_code
+
+
 def _reader_gone() -> int:
     """End quietly after `automl-ft show demo | head -1`: whoever read had enough."""
-    # The interpreter flushes stdout once more at exit; give it somewhere to go.
+    _drop_stdout()
+    return 0
+
+
+def _drop_stdout() -> None:
+    """Lead stdout nowhere: the interpreter flushes it once more at exit."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+
+
+def _open_missing_streams() -> None:
+    """Lead streams that were closed before the start (`>&-`) to nowhere; Python leaves None."""
+    # In the order of their descriptors, so that no file of ours gets one that children inherit.
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
 
 
 if __name__ == "__main__":

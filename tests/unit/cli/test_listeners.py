@@ -110,6 +110,19 @@ def test_the_live_view_logs_ended_trials_with_word_and_symbol(live, make):
     assert [result.number for result in listener.failures] == [5]
 
 
+def test_an_ended_trial_is_never_drawn_as_running_too(make):
+    target = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
+    listener = LiveListener(target)
+    with listener:
+        listener.trial_started(make.make_snapshot(), 7, is_resumed=False)
+        listener._live.refresh()  # a frame, which else comes some time later
+        listener.trial_ended(make.make_snapshot(running=()), make.make_result(7))
+        text = target.file.getvalue()
+    assert "trial 7 complete" in text
+    assert "training loss" in text.partition("trial 7 complete")[0]
+    assert "training loss" not in text.partition("trial 7 complete")[2]
+
+
 def test_the_live_view_prints_facts_notes_and_messages(live, make):
     listener, stream = live
     with listener:

@@ -89,6 +89,41 @@ def test_a_reader_that_has_enough_is_no_error():
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def in_shell(redirection, *words, cwd=None):
+    """Run a command line with a stream closed or led elsewhere."""
+    program = [sys.executable, "-m", "automl_ft.cli.main", *words]
+    shell = ["sh", "-c", f'exec "$@" {redirection}', "sh", *program]
+    return subprocess.run(shell, capture_output=True, text=True, cwd=cwd)
+
+
+@pytest.mark.parametrize("streams", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_closed_stream_is_no_error(streams):
+    done = in_shell(streams, "spaces")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_with_closed_streams_a_search_ends_as_ever(tmp_path):
+    done = in_shell("<&- >&-", "search", "nothing.yaml", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "there is no such study file" in done.stderr
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_is_one_line_and_exit_code_1():
+    done = in_shell(">/dev/full", "spaces")
+    expected = "Error: No space left on device. Mend this and run the same command again.\n"
+    assert (done.returncode, done.stderr) == (1, expected)
+
+
+def test_a_refusal_of_the_system_names_the_file(api, run, monkeypatch):
+    refusal = PermissionError(13, "Permission denied", "studies/studies.db")
+    monkeypatch.setattr("automl_ft.api.load_study", raising(refusal))
+    ran = run("show", "demo")
+    assert ran.code == 1
+    assert ran.err.startswith("Error: Permission denied (studies/studies.db). ")
+    assert len(ran.err.splitlines()) == 1
+
+
 def test_the_module_runs_as_a_program(tmp_path):
     words = [sys.executable, "-m", "automl_ft.cli.main", "show", "demo"]
     done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path)
