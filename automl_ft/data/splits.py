@@ -147,7 +147,7 @@ def _quotas(counts: csr_matrix, fractions: Mapping[str, float]) -> _FloatArray:
         eligible = num_units > rank
         quota = _rounded(totals * fraction)
         needed, size = int(eligible.sum()), int(quota.sum())
-        if size < max(needed, 1):
+        if size < needed:
             raise _too_small(name, fraction, size, needed, int(totals.sum()))
         drawn.append(np.where(eligible, np.maximum(quota, 1), 0))
     return np.stack([totals - np.sum(drawn, axis=0), *drawn]).astype(np.float64)
@@ -177,21 +177,31 @@ def _allocate(counts: csr_matrix, quotas: _FloatArray, order: IntArray) -> IntAr
 
 
 def _too_small(name: str, fraction: float, size: int, needed: int, total: int) -> DataError:
-    least = min(0.99, np.ceil(100 * max(needed, 1) / total) / 100)
+    # Every class that needs a row has two at least, so this is never above a half.
+    least = np.ceil(100 * needed / total) / 100
     instead = ", or set it to 0 for no test split" if name == "test" else ""
+    classes = "1 class that needs" if needed == 1 else f"{needed} classes that need"
+    each = "" if needed == 1 else " each"
     return DataError(
-        f"`data.{name}` is {fraction:g}: {size} of {total} rows, too few for {needed} classes that"
-        f" need at least one row each. Set it to {least:g} or more{instead}, or give more rows."
+        f"`data.{name}` is {fraction:g}: {size} of {total} rows, too few for {classes} at least one"
+        f" row{each}. Set it to {least:g} or more{instead}, or give more rows."
     )
 
 
 def _check_not_empty(name: str, chosen: IntArray, config: DataConfig) -> None:
     if len(chosen):
         return
-    because = "" if config.group is None else f" of `data.group: {config.group}`"
+    instead = ", or set `data.test` to 0 for no test split" if name == "test" else ""
+    if config.group is None:
+        raise DataError(
+            f"No rows are left for the {name} split: the classes have too few rows to be divided"
+            " (those of one text stay together and count once). Give more rows of each class, or"
+            f" files for the splits{instead}."
+        )
     raise DataError(
-        f"No rows are left for the {name} split: the groups{because} or repeated texts are too"
-        " large to be divided. Give more groups, or files for the splits."
+        f"No rows are left for the {name} split: the groups of `data.group: {config.group}` or"
+        " repeated texts are too large to be divided. Give more groups, or files for the"
+        f" splits{instead}."
     )
 
 

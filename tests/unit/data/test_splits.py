@@ -224,6 +224,25 @@ def test_a_split_too_small_for_its_classes_is_refused_with_a_size_that_works(
     split(rows, **{name: 0.1})
 
 
+def test_the_classes_that_need_a_row_are_counted(named: Named) -> None:
+    with pytest.raises(DataError, match="0 of 4 rows, too few for 1 class that needs at least one"):
+        split(named(pairs(a=3, b=1)), validation=0.1, test=None)
+    split(named(pairs(a=3, b=1)), validation=0.25, test=None)
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.4])
+@pytest.mark.parametrize(
+    ("rows", "name"), [({"a": 1, "b": 1}, "validation"), ({"a": 2, "b": 2}, "test")]
+)
+def test_classes_with_too_few_rows_for_a_split_are_refused(
+    named: Named, rows: dict[str, int], name: str, fraction: float
+) -> None:
+    said = rf"left for the {name} split: the classes have too few rows.*Give more rows of each"
+    with pytest.raises(DataError, match=said) as e:
+        split(named(pairs(**rows)), **{"validation": 0.5, "test": 0.4, name: fraction})
+    assert ("set `data.test` to 0" in str(e.value)) == (name == "test")
+
+
 def test_fractions_that_leave_nothing_to_train_on_are_refused(named: Named) -> None:
     with pytest.raises(DataError, match=r"`data\.validation` 0\.6 and `data\.test` 0\.4 leave no"):
         split(named(pairs(a=20, b=20)), validation=0.6, test=0.4)
