@@ -40,6 +40,7 @@ Examples:
 @click.argument("model_dir", type=click.Path(path_type=Path))
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--to", type=click.Path(path_type=Path), help="Write a file instead of stdout.")
+@click.option("--force", is_flag=True, help="Replace the file of --to if there is one.")
 @click.option(
     "--text",
     multiple=True,

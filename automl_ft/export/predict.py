@@ -64,6 +64,7 @@ def predict_file(
     file: Path,
     *,
     to: Path | None = None,
+    force: bool = False,
     options: PredictOptions = PredictOptions(),
 ) -> int:
     """Predict the rows of a file and write them with label and score.
@@ -72,19 +73,21 @@ def predict_file(
         model_folder: What `export` wrote, or its folder `model`.
         file: The rows.
         to: Where to write, by its ending; None writes CSV to standard output.
+        force: Whether a file that is there already may be replaced.
         options: How.
 
     Returns:
         The number of rows.
 
     Raises:
-        ExportError: The folder holds no exported model.
+        ExportError: The folder holds no exported model, or `to` may not be replaced.
         DataError: The file cannot be read, or lacks a column.
         UsageError: The device is not there, or the model needs code that is not trusted.
     """
     folder, about = _find_model(model_folder)
     if to is not None:
         check_ending(to)
+        _check_target(to, file, force=force)
     columns = options.text or tuple(about["text"])
     if len(columns) != len(about["text"]):
         raise UsageError(
@@ -119,7 +122,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             probabilities=given.probabilities,
             trust_remote_code=given.trust_remote_code,
         )
-        num_rows = predict_file(given.model, given.file, to=given.to, options=options)
+        num_rows = predict_file(
+            given.model, given.file, to=given.to, force=given.force, options=options
+        )
     except AutomlFtError as error:
         print(f"Error: {error}", file=sys.stderr)
         return error.exit_code
@@ -137,6 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("model", type=Path, help="what `export` wrote, or its folder `model`")
     parser.add_argument("file", type=Path, help="CSV, TSV, JSON, JSONL, Parquet, Arrow or txt")
     parser.add_argument("--to", type=Path, help="csv, tsv, jsonl or parquet file; else CSV here")
+    parser.add_argument("--force", action="store_true", help="replace the file of --to")
     parser.add_argument("--text", action="append", help="text column; twice for sentence pairs")
     parser.add_argument("--batch-size", type=int, default=64, help="rows at once")
     parser.add_argument("--device", default="auto", help="auto, cpu, mps, cuda or cuda:N")
@@ -148,6 +154,23 @@ def _parser() -> argparse.ArgumentParser:
         "--trust-remote-code", action="store_true", help="run the code that lies with the model"
     )
     return parser
+
+
+def _check_target(to: Path, file: Path, *, force: bool) -> None:
+    """Keep the rows themselves, and what else is there unless it may be replaced."""
+    if not to.exists():
+        return
+    if file.exists() and to.samefile(file):
+        raise ExportError(
+            f"--to: `{to}` is the file of the rows itself, which is never replaced. Give another"
+            " file."
+        )
+    if not to.is_file():
+        raise ExportError(f"--to: `{to}` is no file. Give a file that is new.")
+    if not force:
+        raise ExportError(
+            f"--to: the file `{to}` exists. Give another one, or --force to replace it."
+        )
 
 
 def _find_model(folder: Path) -> tuple[Path, dict[str, Any]]:

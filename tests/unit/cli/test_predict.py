@@ -55,6 +55,13 @@ def test_probabilities_are_passed_on(asked, run):
     assert asked[0][0][-1] == "--probabilities"
 
 
+def test_a_file_is_replaced_on_request_only(asked, run):
+    run("predict", "best", "new.csv", "--to", "out.csv")
+    run("predict", "best", "new.csv", "--to", "out.csv", "--force")
+    assert "--force" not in asked[0][0]
+    assert "--force" in asked[0][1]
+
+
 def test_code_that_lies_with_a_model_is_trusted_on_request_only(asked, run):
     run("predict", "best", "new.csv")
     run("predict", "best", "new.csv", "--trust-remote-code")

@@ -108,6 +108,44 @@ def test_a_bad_target_is_met_before_the_model_is_loaded(exported, rows, tmp_path
         predict_file(exported, rows, to=tmp_path / "o.xls")
 
 
+def test_a_file_that_is_there_is_replaced_on_request_only(exported, rows, tmp_path, capsys):
+    target = tmp_path / "o.csv"
+    target.write_text("kept")
+    words = [str(exported), str(rows), "--to", str(target)]
+    assert main(words) == 2
+    assert "o.csv` exists. Give another one, or --force" in capsys.readouterr().err
+    assert target.read_text() == "kept"
+    assert main([*words, "--force"]) == 0
+    assert len(read(target)) == 4
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "../{folder}/rows.csv", "link.csv"])
+def test_the_rows_themselves_are_never_replaced(exported, rows, tmp_path, name):
+    (tmp_path / "link.csv").symlink_to(rows)
+    before = rows.read_text()
+    with pytest.raises(ExportError, match="is the file of the rows itself"):
+        predict_file(exported, rows, to=tmp_path / name.format(folder=tmp_path.name), force=True)
+    assert rows.read_text() == before
+
+
+def test_a_folder_is_no_target(exported, rows, tmp_path):
+    (tmp_path / "o.csv").mkdir()
+    with pytest.raises(ExportError, match="is no file"):
+        predict_file(exported, rows, to=tmp_path / "o.csv", force=True)
+
+
+def test_empty_lines_of_a_file_of_one_column_keep_their_place(exported, tmp_path):
+    (tmp_path / "r.csv").write_text("review\nthe cat\n\npear\n")
+    assert predict_file(exported, tmp_path / "r.csv", to=tmp_path / "o.csv") == 3
+    assert [row["review"] for row in read(tmp_path / "o.csv")] == ["the cat", "", "pear"]
+
+
+def test_a_file_without_rows_is_refused(exported, tmp_path):
+    (tmp_path / "r.csv").write_text("review,id\n")
+    with pytest.raises(DataError, match="has a header but no rows"):
+        predict_file(exported, tmp_path / "r.csv")
+
+
 @pytest.mark.parametrize(("name", "said"), [("", "holds no exported model"), ("no", "not exist")])
 def test_a_folder_without_an_exported_model_is_refused(tmp_path, rows, name, said):
     with pytest.raises(ExportError, match=said):
