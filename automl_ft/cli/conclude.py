@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from automl_ft.config.study import StudyConfig
     from automl_ft.search.run import SearchOutcome
     from automl_ft.specs.trial import TrialResult
+    from automl_ft.storage.records import TrialRecord
 
 __all__ = ["conclude", "next_steps", "stop_sentence"]
 
@@ -39,7 +40,8 @@ def conclude(
         failures: Trials that failed in this run.
 
     Returns:
-        The exit code: 130 if the user interrupted, 1 if a trial failed, else 0.
+        The exit code: 130 if the user interrupted, 1 if a trial failed or all trials ended
+        without one that is complete, else 0.
     """
     results, notes = console(), console(sys.stderr)
     ranking = study.ranking()
@@ -59,12 +61,20 @@ def conclude(
             f" `automl-ft show {shlex.quote(study.name)} --trial {failures[0].number}`.",
             err=True,
         )
+    is_fruitless = _is_fruitless(study.trials)
+    if is_fruitless:
+        click.echo("\nNo trial of this study is complete.", err=True)
     click.echo(err=True)
     for line in next_steps(study.name, config.storage, has_best=study.best_trial is not None):
         write_dim(line, notes)
     if outcome.stop_reason is StopReason.INTERRUPTED:
         return EXIT_INTERRUPTED
-    return 1 if failures else 0
+    return 1 if failures or is_fruitless else 0
+
+
+def _is_fruitless(trials: Sequence[TrialRecord]) -> bool:
+    """Say whether all trials have ended, none of them complete; false before the first one."""
+    return bool(trials) and all(trial.state.name in ("PRUNED", "FAIL") for trial in trials)
 
 
 def stop_sentence(reason: StopReason, config: StudyConfig) -> str:

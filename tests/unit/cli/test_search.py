@@ -2,6 +2,7 @@ import io
 import sys
 
 import pytest
+from optuna.trial import TrialState
 
 from automl_ft.cli import search
 from automl_ft.cli.live import LiveListener
@@ -136,6 +137,22 @@ def test_a_failed_trial_makes_the_exit_code_1(api, run, make):
     ran = run("search", "demo")
     assert ran.code == 1
     assert "automl-ft show demo --trial 5" in ran.err
+
+
+def test_a_study_whose_trials_all_failed_before_ends_with_1(api, run, make):
+    api.study.trials = [make.make_failed_trial(0)]
+    ran = run("search", "demo")
+    assert ran.code == 1
+    assert "No trial of this study is complete." in ran.err
+
+
+@pytest.mark.parametrize("state", [TrialState.COMPLETE, TrialState.WAITING, TrialState.RUNNING])
+def test_a_study_with_a_trial_that_is_or_may_be_complete_ends_with_0(api, run, make, state):
+    value = 0.8 if state is TrialState.COMPLETE else None
+    api.study.trials = [make.make_failed_trial(0), make.make_trial(1, state=state, value=value)]
+    ran = run("search", "demo")
+    assert ran.code == 0
+    assert "No trial of this study" not in ran.err
 
 
 def test_more_than_ten_trials_are_counted(api, run, make):
