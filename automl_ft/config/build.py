@@ -8,7 +8,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Union, get_args, get_origin
 
-from automl_ft.config.checks import FieldError
+from automl_ft.config.checks import FieldError, shown_value
 from automl_ft.errors import Problem, did_you_mean
 
 __all__ = ["build"]
@@ -135,11 +135,11 @@ def _fit(hint: Any, value: Any) -> Any:
     return value
 
 
-def _shown(value: Any) -> Any:
+def _shown(value: Any) -> str:
     """Return a value as YAML writes it."""
     if value is None:
         return "null"
-    return str(value).lower() if isinstance(value, bool) else value
+    return str(value).lower() if isinstance(value, bool) else shown_value(value)
 
 
 def _describe(hint: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Sequence
 
 from automl_ft.errors import did_you_mean
@@ -17,8 +18,11 @@ __all__ = [
     "none_blank",
     "not_blank",
     "one_of",
+    "shown_value",
     "study_name",
 ]
+
+_SHOWN_WIDTH = 80
 
 
 class FieldError(ValueError):
@@ -36,6 +40,21 @@ class FieldError(ValueError):
         super().__init__(f"{name}: {message}")
 
 
+def shown_value(value: object) -> str:
+    """Write a value for a message: on one line, and cut where it is long.
+
+    Args:
+        value: Anything a user can give.
+
+    Returns:
+        The value, of about 80 characters at most.
+    """
+    # reprlib stops early: aliases make of a short file a huge value.
+    text = reprlib.repr(value) if isinstance(value, (list, tuple, dict, set)) else str(value)
+    text = text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)
+    return text if len(text) <= _SHOWN_WIDTH else f"{text[:_SHOWN_WIDTH]}..."
+
+
 def field_error(name: str, value: object, accepted: str, remedy: str = "") -> FieldError:
     """Build the error for one field.
 
@@ -48,7 +67,7 @@ def field_error(name: str, value: object, accepted: str, remedy: str = "") -> Fi
     Returns:
         The error, to be raised by the caller.
     """
-    shown = "nothing is given" if value is None else f"`{value}` is not accepted"
+    shown = "nothing is given" if value is None else f"`{shown_value(value)}` is not accepted"
     tail = f" {remedy}." if remedy else ""
     return FieldError(name, f"{shown}; accepted is {accepted}.{tail}")
 
@@ -104,7 +123,7 @@ def one_of(name: str, value: str | None, accepted: Sequence[str | None], also: s
     listed = ", ".join(names) + (f", or {also}" if also else "")
     hint = did_you_mean(str(value), names)
     remedy = f" {hint}" if hint.startswith("Did") else ""
-    raise FieldError(name, f"`{value}` is not accepted; accepted: {listed}.{remedy}")
+    raise FieldError(name, f"`{shown_value(value)}` is not accepted; accepted: {listed}.{remedy}")
 
 
 def at_least(name: str, value: float, low: float) -> None:

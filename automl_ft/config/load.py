@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from automl_ft.config.build import build
+from automl_ft.config.checks import shown_value
 from automl_ft.config.duration import parse_duration
 from automl_ft.config.study import StudyConfig
 from automl_ft.config.yaml_file import read_yaml
@@ -167,7 +168,8 @@ def _set(merged: dict[str, Any], dotted: str, value: Any, problems: list[Problem
     for key in keys[:-1]:
         inner = below.get(key)
         if inner is not None and not isinstance(inner, Mapping):
-            message = f"`{key}` is `{inner}`, which has no keys below it. Give it as a mapping."
+            shown = shown_value(inner)
+            message = f"`{key}` is `{shown}`, which has no keys below it. Give it as a mapping."
             problems.append(Problem(place=f"options: {dotted}", message=message))
             return
         below[key] = dict(inner) if isinstance(inner, Mapping) else {}
@@ -187,7 +189,10 @@ def _timeout(merged: dict[str, Any], place: str, problems: list[Problem]) -> Non
     try:
         budget["timeout_seconds"] = parse_duration(text)
     except (ValueError, AttributeError):
-        message = f"`{text}` is no duration; accepted are seconds or forms such as 90s, 30m, 1h30m."
+        shown = shown_value(text)
+        message = (
+            f"`{shown}` is no duration; accepted are seconds or forms such as 90s, 30m, 1h30m."
+        )
         problems.append(Problem(place=f"{place}: budget.timeout", message=message))
 
 

@@ -98,13 +98,14 @@ def parse_yaml(text: str, place: str) -> tuple[Any, list[Problem]]:
         node = loader.get_single_node()
         if node is None:
             return None, []
-        problems = list(_key_problems(node, place, "", ()))
+        problems = list(_key_problems(node, place, "", (), set()))
         if any(problem.message.startswith("It contains itself") for problem in problems):
             return None, problems
         return loader.construct_document(node), problems
     except yaml.MarkedYAMLError as error:
         return None, [_syntax_problem(error, place)]
-    except (ValueError, RecursionError) as error:
+    # PyYAML raises KeyError and AttributeError for tags whose values do not fit: `!!bool 3`.
+    except (ValueError, KeyError, AttributeError, RecursionError) as error:
         message = f"The YAML cannot be read ({error}). Write it more simply."
         return None, [Problem(place=place, message=message)]
     finally:
@@ -122,28 +123,44 @@ def _syntax_problem(error: yaml.MarkedYAMLError, place: str) -> Problem:
     mark = error.problem_mark or error.context_mark
     where = f"{place}: line {mark.line + 1}, column {mark.column + 1}" if mark else place
     what = ", ".join(part for part in (error.context, error.problem) if part)
-    message = f"The YAML cannot be read: {what}. Check indentation, quotes, colons and brackets."
-    return Problem(place=where, message=message)
+    return Problem(place=where, message=f"The YAML cannot be read: {what}. {_advice(error)}")
+
+
+def _advice(error: yaml.MarkedYAMLError) -> str:
+    problem = error.problem or ""
+    if "constructor for the tag" in problem:
+        return "Remove the tag; plain values need none."
+    if "unhashable key" in problem:
+        return "A key must be plain text, neither a list nor a mapping."
+    if isinstance(error, yaml.constructor.ConstructorError):
+        return "Write plain keys and values, without tags."
+    return "Check indentation, quotes, colons and brackets."
 
 
 def _key_problems(
-    node: yaml.Node, place: str, key: str, above: tuple[yaml.Node, ...]
+    node: yaml.Node, place: str, key: str, above: tuple[yaml.Node, ...], seen: set[int]
 ) -> Iterator[Problem]:
-    """Yield duplicate keys, keys that are no text, and aliases that contain themselves."""
+    """Yield duplicate keys, keys that are no text, and aliases that contain themselves.
+
+    What aliases repeat is read once: aliases of aliases would take for ever.
+    """
     if node in above:
         yield Problem(
             place=f"{place}: {key}", message="It contains itself through an alias. Write it out."
         )
         return
+    if id(node) in seen:
+        return
+    seen.add(id(node))
     if isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
-            yield from _key_problems(item, place, f"{key}[{index}]", (*above, node))
+            yield from _key_problems(item, place, f"{key}[{index}]", (*above, node), seen)
     if isinstance(node, yaml.MappingNode):
-        yield from _mapping_problems(node, place, key, above)
+        yield from _mapping_problems(node, place, key, above, seen)
 
 
 def _mapping_problems(
-    node: yaml.MappingNode, place: str, key: str, above: tuple[yaml.Node, ...]
+    node: yaml.MappingNode, place: str, key: str, above: tuple[yaml.Node, ...], seen: set[int]
 ) -> Iterator[Problem]:
     lines: dict[str, int] = {}
     for key_node, value_node in node.value:
@@ -151,7 +168,7 @@ def _mapping_problems(
         name = str(key_node.value)
         dotted = f"{key}.{name}" if key else name
         if key_node.tag == "tag:yaml.org,2002:merge":
-            yield from _key_problems(value_node, place, key, (*above, node))
+            yield from _key_problems(value_node, place, key, (*above, node), seen)
             continue
         if key_node.tag != "tag:yaml.org,2002:str":
             shown = name if isinstance(key_node, yaml.ScalarNode) else "a list or mapping"
@@ -162,4 +179,4 @@ def _mapping_problems(
             message = f"The key is given twice, in line {lines[name]} and line {line}. Keep one."
             yield Problem(place=f"{place}: {dotted}", message=message)
         lines.setdefault(name, line)
-        yield from _key_problems(value_node, place, dotted, (*above, node))
+        yield from _key_problems(value_node, place, dotted, (*above, node), seen)

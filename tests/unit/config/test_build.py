@@ -53,6 +53,15 @@ def test_a_fitting_mapping_is_built() -> None:
     assert value == Outer(name="a", inner=Inner(size=3), many=("x", "y"))
 
 
+def test_a_value_that_aliases_blow_up_is_cut_in_the_message() -> None:
+    bomb: list[Any] = ["lol"]
+    for _ in range(30):
+        bomb = [bomb] * 9
+    _, problems = built({"name": bomb, "inner": {}})
+    assert problems["f.yaml: name"].startswith("`[[[[[[")
+    assert len(problems["f.yaml: name"]) < 140
+
+
 def test_whole_numbers_fit_where_a_number_is_meant() -> None:
     value, _ = built({"name": "a", "inner": {"rate": 2}, "maybe": 3})
     assert (type(value.inner.rate), type(value.maybe)) == (float, float)

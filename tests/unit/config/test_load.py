@@ -184,7 +184,7 @@ def test_a_problem_with_an_option_is_placed_at_the_option(problems: Problems) ->
     found = problems("budget: {trials: 3}\nworkers: 0\n", {"budget.trials": -1})
     assert found == {
         "option budget.trials": "`-1` is not accepted; accepted is 0 or more.",
-        "workers": "`0` is not accepted; accepted is 1 or more.",
+        "workers": "`0` is not accepted; accepted is 1 to 256.",
     }
 
 
@@ -211,7 +211,7 @@ def test_missing_model_and_data_are_told(problems: Problems) -> None:
     assert found == {
         "model": "missing; a value is needed.",
         "data": "missing; a value is needed.",
-        "seed": "`-1` is not accepted; accepted is 0 or more.",
+        "seed": "`-1` is not accepted; accepted is 0 to 4294967295.",
     }
 
 

@@ -87,6 +87,8 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
     (StudyConfig, {"name": "a "}, NAME),
     (StudyConfig, {"name": "a\nb"}, NAME),
     (StudyConfig, {"name": "a" * 121}, NAME),
+    (StudyConfig, {"name": "a" * 121}, f"`{'a' * 80}...` is not accepted"),
+    (StudyConfig, {"sampler": "a" * 121}, f"`{'a' * 80}...` is not accepted"),
     (StudyConfig, {"task": "summarisation"}, "accepted: text-classification."),
     (StudyConfig, {"objective": "f1"}, "`f1` is not accepted; accepted: f1_macro, f1_micro"),
     (StudyConfig, {"objective": "f1-macro"}, "Did you mean `f1_macro`?"),

@@ -78,6 +78,31 @@ def test_syntax_errors_carry_line_and_column(text, where, what):
     assert what in problems[-1].message
 
 
+@pytest.mark.parametrize(
+    ("text", "advice"),
+    [
+        ("a: [1\nb: 2", "Check indentation, quotes, colons and brackets."),
+        ("a: !secret x", "Remove the tag; plain values need none."),
+        ("? [1]\n: 2", "A key must be plain text, neither a list nor a mapping."),
+        ("a: {<<: 3}", "Write plain keys and values, without tags."),
+        ("a: !!bool 3", "Write it more simply."),
+        ("a: !!timestamp soon", "Write it more simply."),
+    ],
+)
+def test_the_advice_fits_what_is_wrong(text, advice):
+    content, problems = parse_yaml(text, "f.yaml")
+    assert content is None
+    assert problems[-1].message.endswith(advice)
+
+
+def test_aliases_of_aliases_take_no_time():
+    lines = ["a0: &a0 {x: 1, x: 2}"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 30)]
+    content, problems = parse_yaml("\n".join(lines), "f")
+    assert content["a29"][0] is content["a28"]
+    assert [problem.place for problem in problems] == ["f: a0.x"]
+
+
 def test_an_alias_that_contains_itself_is_refused():
     content, problems = parse_yaml("a: &x {b: *x}", "f")
     assert content is None
