@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Two threads of many tiny operations wait for each other more than they work.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -71,7 +71,9 @@ def complete_space(
 
 def _shipped(kind: str, incomplete: str) -> list[CompletionItem]:
     names = [name for name in shipped_names(kind) if name.startswith(incomplete)]
-    return [*map(CompletionItem, names), CompletionItem(incomplete, type="file")]
+    # One or the other: bash forgets the names when it is told to complete files.
+    files = [CompletionItem(incomplete, type="file")]
+    return [CompletionItem(name) for name in names] or files
 
 
 def _study_names(url: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -11,12 +12,13 @@ import click
 from automl_ft.cli.complete import complete_space, complete_study_file
 from automl_ft.cli.options import parse_pair, storage_option
 from automl_ft.config.study import OBJECTIVES, PRUNERS, SAMPLERS
-from automl_ft.errors import ConfigError, Problem
+from automl_ft.errors import ConfigError, NoStudiesError, Problem, StudyNotFoundError
 
 if TYPE_CHECKING:
     from automl_ft.cli.live import LiveListener
     from automl_ft.cli.plain import PlainListener
     from automl_ft.config.load import LoadedConfig
+    from automl_ft.config.study import StudyConfig
 
 __all__ = ["command"]
 
@@ -49,10 +51,10 @@ _SHORT_KEYS = {"model": "model.checkpoint", "data": "data.path"}
 
 _HELP = """Create a study, or go on with one.
 
-STUDY is a study file, or the name of one that ships (`demo`). Every key in it is also an option
-(the rarer ones by --set), and options win; without STUDY the options say it all. Interrupt with
-Ctrl-C and run the same command again to go on; run it with a larger --trials to extend a finished
-study.
+STUDY is a study file, the name of one that ships (`demo`), or the name of a study that exists,
+which goes on with its settings. Every key of a study file is also an option (the rarer ones by
+--set), and options win; without STUDY the options say it all. Interrupt with Ctrl-C and run the
+same command again to go on; run it with a larger --trials to extend a finished study.
 
 The ranking and the verdict go to stdout, everything else to stderr. Exit code 1 means that the
 search or one of its trials failed."""
@@ -145,10 +147,30 @@ def _load(study: str | None, options: Mapping[str, Any], settings: tuple[str, ..
             click.get_current_context(),
         )
     dotted = {**dict(_dotted(options)), **_parse_settings(settings)}
+    source = _stored(study, options.get("storage")) or study
     try:
-        return load_config(study, dotted)
+        return load_config(source, dotted)
     except ConfigError as error:
         raise ConfigError([_name_option(p, dotted) for p in error.problems]) from error
+
+
+def _stored(study: str | None, storage: str | None) -> StudyConfig | None:
+    """Return the settings of a stored study, where STUDY is the name of one and no file."""
+    from pathlib import Path
+
+    from automl_ft.files.shipped import shipped_names
+
+    if study is None or Path(study).exists() or study in shipped_names("studies"):
+        return None
+    if "/" in study or study.endswith((".yaml", ".yml")):
+        return None  # a file that is missing
+    import automl_ft.api as api
+
+    try:
+        with contextlib.closing(api.load_study(study, storage=storage)) as found:
+            return found.record.config
+    except (StudyNotFoundError, NoStudiesError):
+        return None  # `load_config` says that there is no such file either
 
 
 def _dotted(options: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

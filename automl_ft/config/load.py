@@ -75,11 +75,14 @@ def find_study_file(source: str) -> Path:
     )
 
 
-def load_config(source: str | None, options: Mapping[str, Any] | None = None) -> LoadedConfig:
-    """Load a study file and lay options over it.
+def load_config(
+    source: str | StudyConfig | None, options: Mapping[str, Any] | None = None
+) -> LoadedConfig:
+    """Load a study file, or take a stored study's settings, and lay options over it.
 
     Args:
-        source: Path of a study file or name of a shipped one; None where options say it all.
+        source: Path of a study file or name of a shipped one; the config of a stored study; None
+            where options say it all.
         options: Values by dotted key, such as `{"budget.trials": 5}`.
 
     Returns:
@@ -91,7 +94,9 @@ def load_config(source: str | None, options: Mapping[str, Any] | None = None) ->
     problems: list[Problem] = []
     plain: dict[str, Any] = {}
     place = "options"
-    if source is not None:
+    if isinstance(source, StudyConfig):
+        plain, place = settings_of(source), f"study {source.name}"
+    elif source is not None:
         path = find_study_file(source)
         place = str(path)
         plain, problems = read_yaml(path)

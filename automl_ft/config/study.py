@@ -91,7 +91,10 @@ class DataConfig:
     """`balanced` weighs classes by inverse frequency in the loss; None weighs rows equally."""
 
     def __post_init__(self) -> None:
-        """Check the fields."""
+        """Check the fields; one column may be given as plain text."""
+        text: object = self.text
+        if isinstance(text, str):
+            object.__setattr__(self, "text", (text,))
         for name in ("path", "config", "revision", "encoding", "group", "train"):
             checks.none_blank(name, getattr(self, name))
         checks.one_of(

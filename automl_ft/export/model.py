@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import (
     AutoModelForSequenceClassification,
@@ -214,7 +215,13 @@ def _check_weights(job: ExportJob, resolved: ResolvedCheckpoint) -> None:
 def _overlay(model: PreTrainedModel, checkpoint: Path) -> None:
     """Copy the trained parameters into the pretrained model."""
     parameters = dict(model.named_parameters())
-    trained = load_file(checkpoint)
+    try:
+        trained = load_file(checkpoint)
+    except (SafetensorError, OSError) as error:
+        raise ExportError(
+            f"The model of this trial is damaged (`{checkpoint}`: {error}). Train it again: put its"
+            " number in line with `automl-ft enqueue STUDY N` and run the search."
+        ) from error
     for name, value in trained.items():
         if name not in parameters or parameters[name].shape != value.shape:
             raise ExportError(

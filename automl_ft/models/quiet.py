@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -26,4 +27,7 @@ def quiet() -> Iterator[None]:
     finally:
         transformers_logging.set_verbosity(verbosity)
         if has_bars:
-            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+            with warnings.catch_warnings():
+                # HF_HUB_DISABLE_PROGRESS_BARS wins over what is asked for here, and says so.
+                warnings.simplefilter("ignore", UserWarning)
+                transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from automl_ft.config.load import default_name, settings_of
 from automl_ft.config.study import StudyConfig
+from automl_ft.models.bundled import BUNDLED_MODELS
 from automl_ft.search.checkpoints import Shelf
 from automl_ft.search.engine import Engine, EngineParts
 from automl_ft.search.events import SearchListener, SilentListener, StopReason
@@ -71,6 +72,7 @@ def run_search(
     started = time.monotonic()
     if config.name is None:
         config = dataclasses.replace(config, name=default_name(config))
+    config = _with_absolute_model(config)
     origins = dict.fromkeys(settings_of(config), "program") if origins is None else origins
     listener = listener or SilentListener()
     interrupt = Interrupt()
@@ -83,6 +85,16 @@ def run_search(
             team.close(at_once=True)
             raise
     return outcome
+
+
+def _with_absolute_model(config: StudyConfig) -> StudyConfig:
+    """Spell a model's folder so that it is found from any working directory."""
+    checkpoint = config.model.checkpoint
+    folder = Path(checkpoint).expanduser()
+    if checkpoint in BUNDLED_MODELS or not folder.is_dir():
+        return config
+    model = dataclasses.replace(config.model, checkpoint=str(folder.absolute().resolve()))
+    return dataclasses.replace(config, model=model)
 
 
 def _search(

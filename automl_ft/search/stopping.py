@@ -50,7 +50,12 @@ def num_configurations(trials: Sequence[TrialRecord]) -> int:
     Returns:
         The number that `budget.trials` limits.
     """
-    return sum(trial.rerun_of is None for trial in trials)
+    return sum(trial.rerun_of is None and not _is_stillborn(trial) for trial in trials)
+
+
+def _is_stillborn(trial: TrialRecord) -> bool:
+    """Tell a trial that plain Optuna put in line and that was no configuration of the space."""
+    return trial.state.name == "FAIL" and not trial.hyperparameters
 
 
 def has_converged(trials: Sequence[TrialRecord], budget: BudgetConfig) -> bool:

@@ -80,7 +80,7 @@ class Verdict:
         )
         if self.low is None or self.high is None:
             return f"{first}."
-        interval = f"95 % interval over the validation rows {self.low:+.4f} to {self.high:+.4f}"
+        interval = f"95% interval over the validation rows {self.low:+.4f} to {self.high:+.4f}"
         if self.low > 0:
             return f"{first}; {interval}: it beats the default recipe on these rows."
         return f"{first}; {interval}: the difference may be chance."

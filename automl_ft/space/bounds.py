@@ -80,6 +80,6 @@ def _evaluate(node: ast.expr, text: str, facts: Mapping[str, int]) -> int:
 def _fact(name: str, facts: Mapping[str, int]) -> int:
     if name not in facts:
         raise BoundError(
-            f"`{name}` is no fact of the model. {did_you_mean(name, facts)}".rstrip(".")
+            f"`{name}` is no fact of the model. {did_you_mean(name, facts)}".rstrip(".?")
         )
     return facts[name]

@@ -71,7 +71,7 @@ class TrialRecord:
     """Its state."""
     params: Mapping[str, Any]
     """What was sampled."""
-    distributions: Mapping[str, BaseDistribution]
+    distributions: Mapping[str, BaseDistribution] = dataclasses.field(repr=False)
     """What each parameter was sampled from."""
     hyperparameters: Mapping[str, ParamValue]
     """Every hyperparameter, sampled or default; empty if plain Optuna put the trial in line."""
@@ -101,15 +101,16 @@ class TrialRecord:
     """When it last began to run, with offset."""
     ended: datetime | None
     """When it was finished, with offset."""
-    user_attrs: Mapping[str, Any]
+    user_attrs: Mapping[str, Any] = dataclasses.field(repr=False)
     """All of Optuna's user attributes."""
-    system_attrs: Mapping[str, Any]
+    system_attrs: Mapping[str, Any] = dataclasses.field(repr=False)
     """All of Optuna's system attributes."""
 
     @property
     def is_paused(self) -> bool:
-        """Whether it waits with a part of its curve behind it."""
-        return self.state is TrialState.WAITING and bool(self.intermediate_values)
+        """Whether it waits with a part of its way behind it."""
+        has_begun = bool(self.intermediate_values) or self.started is not None
+        return self.state is TrialState.WAITING and has_begun
 
     @property
     def is_finished(self) -> bool:

@@ -15,6 +15,7 @@ MOMENT = datetime(2026, 1, 2, tzinfo=UTC)
 def make_trial(number: int, state: str = "COMPLETE", value: float | None = None, **changes: Any):
     """A trial; finished ones end in the order of their numbers."""
     is_finished = TrialState[state].is_finished()
+    is_new = state == "WAITING" and not changes.get("intermediate_values")
     values: dict[str, Any] = {
         "number": number,
         "state": TrialState[state],
@@ -32,7 +33,7 @@ def make_trial(number: int, state: str = "COMPLETE", value: float | None = None,
         "origin": "sampler",
         "rerun_of": None,
         "best_step": None,
-        "started": MOMENT,
+        "started": None if is_new else MOMENT,
         "ended": MOMENT + timedelta(seconds=number) if is_finished else None,
         "user_attrs": {},
         "system_attrs": {},

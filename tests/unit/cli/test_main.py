@@ -160,9 +160,9 @@ def complete(words, cwd, **environment):
         ("automl-ft search --objective f1_m", ["f1_macro", "f1_micro"]),
         ("automl-ft search --sampler g", ["gp", "grid"]),
         ("automl-ft search --pruner n", ["none"]),
-        ("automl-ft search --space qui", ["quick", "qui"]),
-        ("automl-ft search dem", ["demo", "dem"]),
-        ("automl-ft spaces low", ["low_data", "low"]),
+        ("automl-ft search --space qui", ["quick"]),
+        ("automl-ft search dem", ["demo"]),
+        ("automl-ft spaces low", ["low_data"]),
     ],
 )
 def test_the_shell_completes_commands_options_and_names(words, offered, tmp_path):

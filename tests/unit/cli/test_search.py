@@ -224,3 +224,28 @@ def test_a_dumb_terminal_gets_plain_lines(monkeypatch):
     monkeypatch.setattr(sys, "stdout", _Terminal())
     monkeypatch.setattr(sys, "stderr", _Terminal())
     assert isinstance(search._listener(), PlainListener)
+
+
+def test_a_stored_study_goes_on_by_its_name(tmp_path, monkeypatch):
+    """The real way, up to the engine: its settings come from the database, options win."""
+    import automl_ft.api as api
+    from automl_ft.cli.search import _stored
+
+    class Found:
+        class record:  # noqa: N801
+            config = "the stored settings"
+
+        def close(self):
+            asked.append("closed")
+
+    asked = []
+
+    def load_study(name, *, storage):
+        asked.append((name, storage))
+        return Found()
+
+    monkeypatch.setattr(api, "load_study", load_study)
+    assert _stored("mine", "sqlite:///x.db") == "the stored settings"
+    assert asked == [("mine", "sqlite:///x.db"), "closed"]
+    for other in (None, "demo", "folder/mine", "mine.yaml", str(tmp_path)):
+        assert _stored(other, None) is None

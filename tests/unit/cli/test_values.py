@@ -42,7 +42,7 @@ def test_a_count_of_one_is_singular():
 
 def test_a_waiting_trial_with_a_curve_is_paused(make):
     paused = make.make_trial(1, state=TrialState.WAITING)
-    fresh = make.make_trial(1, state=TrialState.WAITING, intermediate_values={})
+    fresh = make.make_trial(1, state=TrialState.WAITING, intermediate_values={}, started=None)
     assert (values.state_word(paused), values.state_word(fresh)) == ("paused", "waiting")
 
 

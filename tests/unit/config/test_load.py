@@ -312,6 +312,16 @@ def test_the_made_name_is_always_accepted() -> None:
         assert found.name
 
 
+def test_a_stored_study_goes_on_with_its_settings_and_options_over_them() -> None:
+    stored = config("minilm-l6", path="docstrings", text="body")
+    loaded = load_config(stored, {"budget.trials": 9, "budget.timeout": "2m"})
+    assert loaded.config.data == stored.data
+    assert loaded.config.data.text == ("body",)
+    assert (loaded.config.budget.trials, loaded.config.budget.timeout_seconds) == (9, 120.0)
+    assert loaded.origins["budget.trials"] == "option"
+    assert loaded.origins["data.text"].startswith("study ")
+
+
 def test_another_model_does_not_inherit_the_trust_in_the_files_own(load: Load) -> None:
     text = (
         "model: {checkpoint: mine, revision: abc, trust_remote_code: true}\n"

@@ -1,5 +1,6 @@
 """`automl_ft.search` is the package of the engine and the function that searches."""
 
+import functools
 import subprocess
 import sys
 
@@ -8,8 +9,10 @@ import automl_ft.search.run
 from automl_ft.search.events import StopReason
 
 
-def test_package_can_be_called(lab):
-    outcome = automl_ft.search(lab.config(trials=0), factory=lab.script)
+def test_package_can_be_called(lab, monkeypatch):
+    scripted = functools.partial(automl_ft.search.run.run_search, factory=lab.script)
+    monkeypatch.setattr(automl_ft.search.run, "run_search", scripted)
+    outcome = automl_ft.search(lab.config(trials=0))
     assert outcome.stop_reason is StopReason.TRIALS
     assert outcome.study_name == "demo"
 

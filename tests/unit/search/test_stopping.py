@@ -86,3 +86,8 @@ def test_trials_count_in_the_order_in_which_they_ended():
     late = make_trial(9).ended
     trials = [make_trial(0, value=0.1, ended=late), make_trial(1, value=0.9)]
     assert has_converged(trials, BudgetConfig(patience=1))
+
+
+def test_a_foreign_trial_that_was_no_configuration_does_not_count():
+    stillborn = make_trial(1, "FAIL", hyperparameters={})
+    assert num_configurations([make_trial(0), stillborn]) == 1
