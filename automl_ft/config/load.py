@@ -68,8 +68,8 @@ def find_study_file(source: str) -> Path:
         [
             Problem(
                 place=source,
-                message=f"{kind}. Give the path of a YAML file or the name of a shipped study."
-                f" {hint}".rstrip(),
+                message=f"{kind}. Give the path of a YAML file, the name of a shipped study, or"
+                f" that of a study in the database. {hint}".rstrip(),
             )
         ]
     )
