@@ -17,6 +17,7 @@ import pytest
 
 import automl_ft
 from automl_ft.search.events import SilentListener, StopReason
+from automl_ft.search.run import run_search
 from automl_ft.search.team import start_process
 from tests.contracts.conftest import postgresql_url  # noqa: F401 - a fixture
 from tests.fakes.tiny_study import read_study, write_model, write_rows, write_study
@@ -218,7 +219,7 @@ def test_trial_of_a_killed_worker_goes_on_in_another(source, whole, tmp_path, lo
         def message(self, text):
             self.said.append(text)
 
-    outcome = automl_ft.search(read_study(file), listener=Killer(), factory=factory)
+    outcome = run_search(read_study(file), listener=Killer(), factory=factory)
     assert outcome.stop_reason is StopReason.TRIALS
     assert len(workers) == 2
     assert "killed by signal 9" in Killer.said[0]
