@@ -130,7 +130,7 @@ def command(study: str | None, settings: tuple[str, ...], **options: Any) -> int
     with _listener() as listener:
         outcome = api.search(loaded.config, origins=loaded.origins, listener=listener)
     if outcome.folder is None:
-        click.echo("Interrupted while the study was prepared; nothing was created.", err=True)
+        click.echo("Interrupted while the study was prepared; nothing was changed.", err=True)
         return EXIT_INTERRUPTED
     found = api.load_study(outcome.study_name, storage=loaded.config.storage)
     return conclude(found, outcome, loaded.config, failures=listener.failures)

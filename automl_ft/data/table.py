@@ -163,11 +163,6 @@ class Splits:
         tables = {"train": self.train, "validation": self.validation}
         return tables if self.test is None else {**tables, "test": self.test}
 
-    @property
-    def is_pair(self) -> bool:
-        """Whether rows hold two texts."""
-        return len(self.train.texts[0]) == 2
-
     def facts(self) -> DataFacts:
         """Return what a study stores about its data.
 

@@ -441,32 +441,6 @@ class StudyStore:
             self._reopen()
         return widened
 
-    def set_study_system_attrs(self, attrs: Mapping[str, Any]) -> None:
-        """Write system attributes of the study.
-
-        Args:
-            attrs: JSON values by key.
-
-        Raises:
-            StorageError: The database fails.
-        """
-        study_id = self._study_id
-        self._database.write(
-            lambda c: optuna_rows.put_study_attrs(c, study_id, attrs, kind="system")
-        )
-
-    def study_system_attrs(self) -> dict[str, Any]:
-        """Return the system attributes of the study.
-
-        Returns:
-            JSON values by key.
-
-        Raises:
-            StorageError: The database fails.
-        """
-        read = self._storage.get_study_system_attrs
-        return self._database.guarded(lambda: read(self._study_id))
-
     def _trial_id(self, number: int) -> int:
         find = self._storage.get_trial_id_from_study_id_trial_number
         return self._database.guarded(lambda: find(self._study_id, number))

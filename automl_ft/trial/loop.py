@@ -94,7 +94,6 @@ def fit(job: Job, state: TrainingState, reporter: Reporter) -> Outcome:
         outcome = _obey(reporter.report(state.evaluations[-1]))
         if outcome is not None:
             return outcome
-    enter_stage(job, state)
     while not _is_finished(job, state):
         outcome = run_epoch(job, state, reporter)
         if outcome is not None:
@@ -223,7 +222,6 @@ def validate(job: Job, state: TrainingState, reporter: Reporter) -> Decision:
     began = time.perf_counter()
     if state.note_validation(evaluation, value):
         save_best(job.folder, trained_parameters(job), logits)
-    enter_stage(job, state)
     state.seconds += time.perf_counter() - began
     save_checkpoint(job, state)
     return reporter.report(evaluation)

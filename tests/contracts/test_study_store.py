@@ -367,13 +367,6 @@ def test_unlike_choices_of_a_new_trial_are_refused(store):
         store.add_trial({"freezing": "none"}, {"freezing": choices})
 
 
-def test_system_attributes_of_the_study_are_read_back(store):
-    store.set_study_system_attrs({"automl_ft:rungs": [1, 2]})
-    attrs = store.study_system_attrs()
-    assert attrs["automl_ft:rungs"] == [1, 2]
-    assert attrs["study:metric_names"] == ["f1_macro"]
-
-
 def test_active_seconds_add_up_over_runs(studies, store):
     assert store.active_seconds() == 0
     store.start_run()

@@ -76,15 +76,6 @@ def test_fingerprint_depends_on_class_names_rather_than_ids(splits: Splits) -> N
     assert renamed.facts().fingerprint != splits.facts().fingerprint
 
 
-def test_splits_know_whether_rows_are_pairs(table: Callable[..., TextTable]) -> None:
-    pairs = table(("a", "b"), ("c", "d"))
-    assert Splits(train=pairs, validation=pairs, test=None, labels=("x", "y")).is_pair
-
-
-def test_splits_of_single_texts_are_no_pairs(splits: Splits) -> None:
-    assert not splits.is_pair
-
-
 def test_tables_come_in_the_order_train_validation_test(splits: Splits) -> None:
     whole = Splits(
         train=splits.train,
