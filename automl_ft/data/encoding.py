@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +21,21 @@ from automl_ft.data.words import word_numbers
 from automl_ft.errors import DataError
 from automl_ft.files.atomic import atomic_path
 
-__all__ = ["EncodedRow", "EncodedSplit", "choose_max_length", "encode", "token_lengths"]
+__all__ = [
+    "EncodedRow",
+    "EncodedSplit",
+    "Encoder",
+    "choose_max_length",
+    "encode",
+    "encode_to_fit",
+    "token_lengths",
+]
 
 _BATCH = 1000
+_BATCH_CHARACTERS = 2_000_000
+"""What a tokenizer keeps of a text while it works is 50 times the text; long documents go in
+smaller batches. Rows of 128 tokens are far below it."""
+_PERCENTILE = 99
 _VERSION = 1
 _ARRAYS: Mapping[str, str] = {
     "input_ids": "int32",
@@ -109,6 +121,37 @@ class EncodedSplit:
             token_type_ids=None if types is None else types[part],
         )
 
+    def with_rows(self, rows: IntArray, other: EncodedSplit) -> EncodedSplit:
+        """Put rows in place of some.
+
+        Args:
+            rows: Which ones, rising.
+            other: As many rows, encoded for the same model.
+
+        Returns:
+            A split whose `num_truncated` is that of `other`: the rest are whole.
+        """
+        lengths = self.lengths
+        lengths[rows] = other.lengths
+
+        def merged(mine: NDArray[Any], theirs: NDArray[Any]) -> NDArray[Any]:
+            parts, end = [], 0
+            for number, row in enumerate(rows):
+                parts.append(mine[end : self.offsets[row]])
+                parts.append(theirs[other.offsets[number] : other.offsets[number + 1]])
+                end = int(self.offsets[row + 1])
+            return np.concatenate([*parts, mine[end:]])
+
+        types, others = self.token_type_ids, other.token_type_ids
+        return EncodedSplit(
+            input_ids=merged(self.input_ids, other.input_ids),
+            offsets=_offsets(lengths),
+            labels=self.labels,
+            word_ids=merged(self.word_ids, other.word_ids),
+            token_type_ids=None if types is None or others is None else merged(types, others),
+            num_truncated=other.num_truncated,
+        )
+
     def save(self, folder: Path, key: str) -> None:
         """Write the split to a folder, whole or not at all; one that is there is replaced.
 
@@ -160,6 +203,10 @@ class EncodedSplit:
         return EncodedSplit(**arrays, token_type_ids=types, num_truncated=num_truncated)
 
 
+Encoder: TypeAlias = Callable[[TextTable, Any, int], EncodedSplit]
+"""Encodes rows: a table, a tokenizer, and the tokens that a row is cut to."""
+
+
 def choose_max_length(lengths: IntArray, setting: int | str, model_limit: int) -> int:
     """Decide how many tokens a row may have.
 
@@ -175,7 +222,7 @@ def choose_max_length(lengths: IntArray, setting: int | str, model_limit: int) -
         DataError: The setting is above what the model accepts.
     """
     if isinstance(setting, str):
-        return min(math.ceil(float(np.percentile(lengths, 99))), model_limit)
+        return min(math.ceil(float(np.percentile(lengths, _PERCENTILE))), model_limit)
     if setting > model_limit:
         raise DataError(
             f"`data.max_length` is {setting}, but the model accepts at most {model_limit} tokens."
@@ -202,8 +249,59 @@ def token_lengths(table: TextTable, tokenizer: Any) -> NDArray[np.int64]:
     return np.asarray(lengths, dtype=np.int64)
 
 
+def encode_to_fit(
+    table: TextTable, tokenizer: Any, setting: int | str, model_limit: int, encoder: Encoder
+) -> tuple[EncodedSplit, int]:
+    """Choose the length of the training rows and encode them, each row once.
+
+    Where the length follows from the rows they are encoded at the model's limit first, and only
+    those that turn out too long (one in a hundred) are given to the tokenizer again: it alone
+    knows how it cuts pairs and on which side.
+
+    Args:
+        table: The training rows.
+        tokenizer: A transformers tokenizer.
+        setting: `data.max_length`.
+        model_limit: Tokens that the model accepts.
+        encoder: Encodes rows, such as `encode`.
+
+    Returns:
+        The encoded rows, equal to `encoder` at the length; and the length.
+
+    Raises:
+        DataError: The setting is above what the model accepts.
+    """
+    if not isinstance(setting, str):
+        length = choose_max_length(np.zeros(0, dtype=np.int64), setting, model_limit)
+        return encoder(table, tokenizer, length), length
+    split = encoder(table, tokenizer, model_limit)
+    lengths = _lengths_for_choice(split, table, tokenizer, model_limit)
+    length = choose_max_length(lengths, setting, model_limit)
+    long = np.flatnonzero(split.lengths > length)
+    if not len(long):
+        return split, length
+    return split.with_rows(long, encoder(table.take(long), tokenizer, length)), length
+
+
+def _lengths_for_choice(
+    split: EncodedSplit, table: TextTable, tokenizer: Any, model_limit: int
+) -> NDArray[np.int64]:
+    """Return lengths of rows that were cut at the model's limit, with the same chosen length.
+
+    The percentile lies between two rows. True lengths matter only where it falls between a whole
+    row and a cut one, and then cut rows are few: those that are full are counted again.
+    """
+    lengths = split.lengths
+    num_whole = len(split) - split.num_truncated
+    below = math.floor((len(split) - 1) * _PERCENTILE / 100)
+    if split.num_truncated and abs(below + 1 - num_whole) <= 1:  # give or take rounding
+        full = np.flatnonzero(lengths >= model_limit)
+        lengths[full] = token_lengths(table.take(full), tokenizer)
+    return lengths
+
+
 def encode(table: TextTable, tokenizer: Any, max_length: int) -> EncodedSplit:
-    """Tokenize a split, 1000 rows at a time.
+    """Tokenize a split, 1000 rows at a time, fewer of long documents.
 
     A row that the tokenizer turns into nothing becomes a single unknown (or end, or pad) token,
     because no model reads an empty row.
@@ -219,15 +317,14 @@ def encode(table: TextTable, tokenizer: Any, max_length: int) -> EncodedSplit:
     batches = [
         _encode_batch(fields, tokenizer, max_length) for fields in _field_batches(table.texts)
     ]
-    lengths = np.concatenate([batch.lengths for batch in batches])
     types = [batch.tokens.token_type_ids for batch in batches]
     present = [part for part in types if part is not None]
     return EncodedSplit(
-        input_ids=np.concatenate([batch.tokens.input_ids for batch in batches]).astype(np.int32),
-        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        input_ids=np.concatenate([batch.tokens.input_ids for batch in batches], dtype=np.int32),
+        offsets=_offsets(np.concatenate([batch.lengths for batch in batches])),
         labels=np.asarray(table.labels, dtype=np.int64),
-        word_ids=np.concatenate([batch.tokens.word_ids for batch in batches]).astype(np.int32),
-        token_type_ids=np.concatenate(present).astype(np.int8) if present else None,
+        word_ids=np.concatenate([batch.tokens.word_ids for batch in batches], dtype=np.int32),
+        token_type_ids=np.concatenate(present, dtype=np.int8) if present else None,
         num_truncated=sum(batch.num_truncated for batch in batches),
     )
 
@@ -262,9 +359,25 @@ def _encode_batch(fields: list[list[str]], tokenizer: Any, max_length: int) -> _
 
 
 def _field_batches(texts: Sequence[tuple[str, ...]]) -> Iterator[list[list[str]]]:
-    """Yield the text columns of 1000 rows at a time."""
-    for start in range(0, len(texts), _BATCH):
-        yield [list(column) for column in zip(*texts[start : start + _BATCH], strict=True)]
+    """Yield the text columns of 1000 rows at a time, or of as many as are not too long."""
+    start = characters = 0
+    for end, fields in enumerate(texts):
+        size = sum(map(len, fields))
+        is_full = end - start == _BATCH or characters + size > _BATCH_CHARACTERS
+        if is_full and end > start:
+            yield _columns(texts[start:end])
+            start, characters = end, 0
+        characters += size
+    if start < len(texts):
+        yield _columns(texts[start:])
+
+
+def _columns(texts: Sequence[tuple[str, ...]]) -> list[list[str]]:
+    return [list(column) for column in zip(*texts, strict=True)]
+
+
+def _offsets(lengths: IntArray) -> NDArray[np.int64]:
+    return np.concatenate([[0], np.cumsum(lengths)], dtype=np.int64)
 
 
 def _tokenize(

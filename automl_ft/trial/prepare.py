@@ -22,7 +22,7 @@ from automl_ft.config.study import ModelConfig, StudyConfig
 from automl_ft.data.augmentation import replacement_token
 from automl_ft.data.batches import Padding
 from automl_ft.data.bundled import BUNDLED
-from automl_ft.data.encoding import EncodedSplit, choose_max_length, token_lengths
+from automl_ft.data.encoding import EncodedSplit, encode_to_fit
 from automl_ft.data.saved import load_saved_splits, save_splits
 from automl_ft.data.table import Splits
 from automl_ft.errors import DataError
@@ -277,10 +277,12 @@ def _open_fresh(
     """Encode the rows for a checkpoint and learn its facts."""
     tokenizer = load_tokenizer(resolved, model)
     loaded = task.load_model(resolved, model, rows.labels, dropout=None, seed=config.seed)
-    lengths = token_lengths(rows.train, tokenizer)
     limit = _model_limit(tokenizer.model_max_length, loaded)
-    max_length = choose_max_length(lengths, config.data.max_length, limit)
-    splits = {name: task.encode(rows.tables[name], tokenizer, max_length) for name in _SPLITS}
+    train, max_length = encode_to_fit(
+        rows.train, tokenizer, config.data.max_length, limit, task.encode
+    )
+    validation = task.encode(rows.validation, tokenizer, max_length)
+    splits = {"train": train, "validation": validation}
     facts = CheckpointFacts(
         checkpoint=model.checkpoint,
         revision=resolved.revision,

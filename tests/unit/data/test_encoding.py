@@ -1,14 +1,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from automl_ft.data.encoding import EncodedSplit, choose_max_length, encode, token_lengths
+from automl_ft.data import encoding
+from automl_ft.data.encoding import (
+    EncodedSplit,
+    choose_max_length,
+    encode,
+    encode_to_fit,
+    token_lengths,
+)
 from automl_ft.data.table import TextTable
 from automl_ft.errors import DataError
 
@@ -105,6 +112,122 @@ def test_a_row_that_tokenizes_to_nothing_becomes_one_unknown_token(
     assert encoded.row(1).input_ids.tolist() == [unsplit_tokenizer.unk_token_id]
     assert encoded.row(1).word_ids.tolist() == [-1]
     assert len(encoded) == 3
+
+
+TOKENIZERS = ["word_tokenizer", "unsplit_tokenizer", "slow_tokenizer"]
+ARRAYS = ("input_ids", "offsets", "labels", "word_ids", "token_type_ids", "num_truncated")
+
+
+def random_texts(count: int, *, is_pair: bool, seed: int = 0) -> list[Any]:
+    """Return texts of 1 to 12 words, one in 60 of 30 words or more."""
+    chance = np.random.default_rng(seed)
+    words = ["a", "b", "film", "the", "unbelievable", "good  bad", "d!", "cd"]
+
+    def text() -> str:
+        size = chance.integers(30, 60) if chance.random() < 1 / 60 else chance.integers(1, 13)
+        return " ".join(chance.choice(words, size=size))
+
+    return [(text(), text()) if is_pair else text() for _ in range(count)]
+
+
+@pytest.fixture(params=TOKENIZERS)
+def any_tokenizer(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """Each kind of tokenizer; what a test sets on it is undone."""
+    tokenizer = request.getfixturevalue(request.param)
+    side = tokenizer.truncation_side
+    yield tokenizer
+    tokenizer.truncation_side = side
+
+
+def assert_same_as_twice(
+    rows: TextTable, tokenizer: Any, setting: int | str, limit: int
+) -> tuple[EncodedSplit, int]:
+    """Compare with counting all rows first and encoding them at the length then."""
+    length = choose_max_length(token_lengths(rows, tokenizer), setting, limit)
+    expected = encode(rows, tokenizer, length)
+    found, chosen = encode_to_fit(rows, tokenizer, setting, limit, encode)
+    assert chosen == length
+    for name in ARRAYS:
+        mine, wanted = getattr(found, name), getattr(expected, name)
+        assert np.array_equal(mine, wanted), name
+        assert getattr(mine, "dtype", int) == getattr(wanted, "dtype", int), name
+    return found, length
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("is_pair", [False, True], ids=["single", "pair"])
+@pytest.mark.parametrize(("setting", "limit"), [("auto", 10_000), ("auto", 12), (9, 10_000)])
+def test_encoding_once_equals_counting_first_and_encoding_then(
+    table: Table, any_tokenizer: Any, setting: int | str, limit: int, is_pair: bool, side: str
+) -> None:
+    any_tokenizer.truncation_side = side
+    rows = table(*random_texts(700, is_pair=is_pair))
+    found, _ = assert_same_as_twice(rows, any_tokenizer, setting, limit)
+    assert found.num_truncated > 0
+
+
+@pytest.mark.parametrize("limit", range(3, 80, 4))
+def test_the_length_is_right_wherever_the_limit_of_the_model_falls(
+    table: Table, word_tokenizer: Any, limit: int
+) -> None:
+    for count in (1, 2, 99, 100, 101, 102, 150, 201):
+        rows = table(*random_texts(count, is_pair=False, seed=count))
+        assert_same_as_twice(rows, word_tokenizer, "auto", limit)
+
+
+def test_a_percentile_between_a_whole_and_a_cut_row_counts_the_cut_ones(
+    table: Table, word_tokenizer: Any
+) -> None:
+    rows = table(*["film"] * 50, " ".join(["film"] * 100))
+    _, length = assert_same_as_twice(rows, word_tokenizer, "auto", 60)
+    assert length == 53  # halfway from 3 to the 102 tokens that the model never reads
+
+
+def test_no_row_is_tokenized_twice_where_none_is_cut(table: Table, word_tokenizer: Any) -> None:
+    seen: list[int] = []
+
+    def count(rows: TextTable, tokenizer: Any, max_length: int) -> EncodedSplit:
+        seen.append(len(rows))
+        return encode(rows, tokenizer, max_length)
+
+    encode_to_fit(table(*["film"] * 300), word_tokenizer, "auto", 512, count)
+    encode_to_fit(table(*["film"] * 300), word_tokenizer, 16, 512, count)
+    assert seen == [300, 300]
+
+
+def test_only_the_longest_rows_are_tokenized_again(table: Table, word_tokenizer: Any) -> None:
+    seen: list[int] = []
+
+    def count(rows: TextTable, tokenizer: Any, max_length: int) -> EncodedSplit:
+        seen.append(len(rows))
+        return encode(rows, tokenizer, max_length)
+
+    texts = [" ".join(["film"] * number) for number in range(1, 301)]
+    split, _ = encode_to_fit(table(*texts), word_tokenizer, "auto", 512, count)
+    assert seen == [300, 2]
+    assert split.num_truncated == 2
+
+
+def test_a_given_length_above_what_the_model_accepts_is_refused_before_encoding(
+    table: Table, word_tokenizer: Any
+) -> None:
+    def refuse(*_: Any) -> EncodedSplit:
+        raise AssertionError("encoded")
+
+    with pytest.raises(DataError, match=r"`data\.max_length` is 600"):
+        encode_to_fit(table("film"), word_tokenizer, 600, 512, refuse)
+
+
+def test_long_documents_go_to_the_tokenizer_a_few_at_a_time(
+    table: Table, word_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = ["film good", "bad " * 50, "film", "good", "the film " * 20, "bad"]
+    expected = encode(table(*texts), word_tokenizer, 16)
+    monkeypatch.setattr(encoding, "_BATCH_CHARACTERS", 20)
+    found = encode(table(*texts), word_tokenizer, 16)
+    for name in ARRAYS:
+        assert np.array_equal(getattr(found, name), getattr(expected, name)), name
+    assert token_lengths(table(*texts), word_tokenizer).tolist() == [4, 52, 3, 3, 42, 3]
 
 
 @pytest.fixture

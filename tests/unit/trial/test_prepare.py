@@ -388,7 +388,7 @@ def test_what_a_study_kept_is_used_again_and_not_encoded_anew(config, tmp_path, 
     def refuse(*args, **kwargs):
         raise AssertionError("encoded anew")
 
-    monkeypatch.setattr("automl_ft.trial.prepare.token_lengths", refuse)
+    monkeypatch.setattr("automl_ft.trial.prepare.encode_to_fit", refuse)
     again = prepare_study(config, checkpoints, tmp_path / "study", known=fresh.facts)
     assert again.facts == fresh.facts
     with pytest.raises(AssertionError, match="encoded anew"):
