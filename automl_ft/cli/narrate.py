@@ -9,6 +9,7 @@ from automl_ft.config.duration import format_duration
 from automl_ft.search.events import RunningTrial, SearchSnapshot
 from automl_ft.specs.facts import StudyFacts
 from automl_ft.specs.trial import Outcome, ParamValue, TrialResult
+from automl_ft.specs.validation import written_validations
 
 __all__ = [
     "best_line",
@@ -44,6 +45,7 @@ def facts_lines(facts: StudyFacts, *, is_resumed: bool) -> list[str]:
             f" {model.num_parameters / 1e6:.1f} M parameters), {model.max_length} tokens{cut}"
         )
     lines.append(f"device: {facts.device}")
+    lines.append(f"validation: {written_validations(facts.validations_per_epoch)}")
     lines.append("study: exists and goes on" if is_resumed else "study: new")
     return lines + [f"note: {note.message}" for note in data.notes]
 

@@ -157,8 +157,9 @@ class TrainingConfig:
     effective `batch_size`."""
     eval_batch_size: int = 64
     """Examples at once in validation, from 1 up."""
-    validations_per_epoch: int = 2
-    """Validations in each epoch, 1 to 50."""
+    validations_per_epoch: int | str = "auto"
+    """Validations in each epoch, 1 to 50; `auto` takes 2, 1, or one in 2, 4, 8, ... epochs: the
+    most that cost at most 15 % of a trial. The end of a trial is always validated."""
     early_stopping_patience: int | None = None
     """End a trial after so many validations without a better value; None runs it out."""
     seed: int | None = None
@@ -175,7 +176,13 @@ class TrainingConfig:
         checks.one_of("precision", self.precision, ("auto", "fp32", "bf16"))
         for name in ("micro_batch_size", "eval_batch_size", "keep_checkpoints"):
             checks.at_least(name, getattr(self, name), 1)
-        checks.between("validations_per_epoch", self.validations_per_epoch, 1, 50)
+        per_epoch = self.validations_per_epoch
+        if isinstance(per_epoch, str):
+            checks.one_of(
+                "validations_per_epoch", per_epoch, ("auto",), also="a whole number from 1 to 50"
+            )
+        else:
+            checks.between("validations_per_epoch", per_epoch, 1, 50)
         if self.early_stopping_patience is not None:
             checks.at_least("early_stopping_patience", self.early_stopping_patience, 1)
         if self.threads is not None:

@@ -17,6 +17,7 @@ from automl_ft.config.load import load_config, settings_of
 from automl_ft.config.study import StudyConfig
 from automl_ft.config.yaml_file import parse_yaml
 from automl_ft.export.job import ExportJob
+from automl_ft.specs.validation import resolved_validations, stored_setting
 
 __all__ = ["absolute_paths", "config_text", "trial_study_name", "write_config"]
 
@@ -107,6 +108,9 @@ def _plain(job: ExportJob) -> dict[str, Any]:
     plain["model"] |= _pinned_model(job)
     plain["data"]["max_length"] = job.checkpoint.max_length
     plain["training"]["seed"] = job.seed
+    plain["training"]["validations_per_epoch"] = stored_setting(
+        resolved_validations(job.config.training.validations_per_epoch, job.facts)
+    )
     point = {name: value for name, value in job.hyperparameters.items() if name != "model"}
     plain |= {"space": point, "pruner": "none", "budget": {"trials": 1}}
     return _without_none(plain)

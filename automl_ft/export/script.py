@@ -16,6 +16,7 @@ from automl_ft.export.job import ExportJob
 from automl_ft.export.literals import assignment
 from automl_ft.export.model import RebuiltModel
 from automl_ft.export.recipe import ScriptFacts, script_facts
+from automl_ft.specs.validation import resolved_validations, written_validations
 
 __all__ = ["script_text", "write_script"]
 
@@ -88,11 +89,10 @@ def _package(facts: ScriptFacts) -> str:
 
 def _differences(facts: ScriptFacts) -> list[str]:
     """Say what this script does otherwise than the search did."""
-    training, recipe = facts.job.config.training, facts.recipe
+    recipe, per_epoch = facts.recipe, _per_epoch(facts)
     points = ["rows come in another order, and all that is random is drawn otherwise"]
-    per_epoch = training.validations_per_epoch
-    if per_epoch > 1:
-        points.append(f"the model is validated once in an epoch, not {per_epoch} times")
+    if per_epoch != 1:
+        points.append(f"the model is validated once an epoch, not {written_validations(per_epoch)}")
     if recipe.word_swap or recipe.word_deletion:
         points.append("words are what white space separates, not what the tokenizer calls words")
     if facts.class_weights:
@@ -387,10 +387,14 @@ def _bf16(facts: ScriptFacts) -> str | None:
 
 def _patience(facts: ScriptFacts) -> int | None:
     """Return the patience of early stopping in epochs; None without."""
-    training = facts.job.config.training
-    if training.early_stopping_patience is None:
-        return None
-    return math.ceil(training.early_stopping_patience / training.validations_per_epoch)
+    patience = facts.job.config.training.early_stopping_patience
+    return None if patience is None else math.ceil(patience / _per_epoch(facts))
+
+
+def _per_epoch(facts: ScriptFacts) -> float:
+    """Return the validations of the study in each epoch."""
+    job = facts.job
+    return resolved_validations(job.config.training.validations_per_epoch, job.facts)
 
 
 def _is_augmented(facts: ScriptFacts) -> bool:

@@ -26,6 +26,7 @@ from automl_ft.space.resolve import resolve
 from automl_ft.space.spec import CategoricalParam, Fixed, SearchSpace
 from automl_ft.space.suggest import stored_distributions
 from automl_ft.specs.facts import CheckpointFacts, StudyFacts
+from automl_ft.specs.validation import resolved_validations
 from automl_ft.storage.records import StudyRecord
 from automl_ft.storage.store import StudyStore
 from automl_ft.storage.studies import StudyDatabase, open_database
@@ -174,10 +175,17 @@ def _resume(
 ) -> OpenedStudy:
     record = store.record
     check_resumable(record, config, facts, space)
+    validations = record.config.training.validations_per_epoch
     return OpenedStudy(
         store=store,
         config=config,
-        facts=dataclasses.replace(facts, checkpoints=_all_checkpoints(record.facts, facts)),
+        facts=dataclasses.replace(
+            facts,
+            checkpoints=_all_checkpoints(record.facts, facts),
+            # `auto` may come to another number now, as where a further model is searched; the
+            # trials of a study validate at the same steps.
+            validations_per_epoch=resolved_validations(validations, record.facts),
+        ),
         space=space,
         stored_space=merge(SearchSpace.from_plain(record.stored_space), space),
         folder=folder,

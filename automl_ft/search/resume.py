@@ -14,6 +14,7 @@ from automl_ft.errors import ConfigError, StudyExistsError
 from automl_ft.space.growth import growth_problems
 from automl_ft.space.spec import SearchSpace
 from automl_ft.specs.facts import StudyFacts
+from automl_ft.specs.validation import resolved_validations, stored_setting
 from automl_ft.storage.records import StudyRecord
 
 __all__ = ["check_resumable", "differences"]
@@ -32,7 +33,6 @@ _MUST_AGREE = (
     "positive_label",
     "seed",
     "training.precision",
-    "training.validations_per_epoch",
     "training.early_stopping_patience",
     "training.seed",
 )
@@ -67,6 +67,7 @@ def differences(record: StudyRecord, config: StudyConfig, facts: StudyFacts) -> 
             f"precision (on {facts.device}): stored `{record.facts.precision}`, now"
             f" `{facts.precision}`; set training.precision"
         )
+    lines += _validation_differences(record, config)
     return lines + _data_differences(record.facts, facts) + _model_differences(record.facts, facts)
 
 
@@ -95,6 +96,15 @@ def check_resumable(
     problems = growth_problems(SearchSpace.from_plain(record.stored_space), space)
     if problems:
         raise ConfigError(problems)
+
+
+def _validation_differences(record: StudyRecord, config: StudyConfig) -> list[str]:
+    """Compare what the settings come to; `auto` goes on with what the study has."""
+    now = config.training.validations_per_epoch
+    old = resolved_validations(record.config.training.validations_per_epoch, record.facts)
+    if isinstance(now, str) or now == old:
+        return []
+    return [f"training.validations_per_epoch: stored `{stored_setting(old)}`, now `{now}`"]
 
 
 def _data_differences(old: StudyFacts, new: StudyFacts) -> list[str]:

@@ -25,6 +25,7 @@ from automl_ft.search.team import InterruptedSetUpError, Team, WorkerFactory, st
 from automl_ft.search.trials import may_start
 from automl_ft.space.spec import CategoricalParam, Fixed, IntParam, SearchSpace
 from automl_ft.specs.hyperparameters import HYPERPARAMETERS
+from automl_ft.specs.validation import first_validation_step, resolved_validations
 
 __all__ = ["SearchOutcome", "run_search"]
 
@@ -182,9 +183,9 @@ def _run_engine(
     except InterruptedSetUpError:
         return StopReason.INTERRUPTED
     train = opened.facts.data.num_examples["train"]
+    per_epoch = resolved_validations(config.training.validations_per_epoch, opened.facts)
     settings = PrunerSettings(
-        # Rounded down, as validations round to the nearest row: a rung lies at or below its own.
-        min_resource=max(1, train // config.training.validations_per_epoch),
+        min_resource=first_validation_step(train, per_epoch),
         max_resource=train * _most_epochs(opened.space),
     )
     parts = EngineParts(

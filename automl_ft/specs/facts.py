@@ -76,6 +76,9 @@ class StudyFacts:
     """Versions of the packages that training depends on."""
     precision: str = "fp32"
     """In which trials compute: `fp32` or `bf16`; what `training.precision: auto` came to."""
+    validations_per_epoch: float = 2.0
+    """What `training.validations_per_epoch` came to; a fraction 1/m is one validation in m epochs.
+    Studies from before it could be `auto` had 2 unless they set it."""
 
     @property
     def num_layers(self) -> int:

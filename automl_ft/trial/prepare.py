@@ -35,6 +35,7 @@ from automl_ft.models.load import (
 )
 from automl_ft.specs.facts import CheckpointFacts, DataFacts, StudyFacts
 from automl_ft.specs.layout import encoded_folder, rows_folder
+from automl_ft.specs.validation import choose_validations_per_epoch, resolved_validations
 from automl_ft.tasks.base import Task
 from automl_ft.tasks.registry import get_task
 from automl_ft.trial.precision import describe_device, pick_device, resolve_precision
@@ -87,6 +88,11 @@ class PreparedStudy:
     """The checkpoints that trials may use, by the user's name."""
     rows: Splits | None = None
     """The rows themselves, until they are kept."""
+
+    @property
+    def validations_per_epoch(self) -> float:
+        """Validations in each epoch; a fraction 1/m is one in m epochs."""
+        return resolved_validations(self.config.training.validations_per_epoch, self.facts)
 
     def checkpoint(self, name: str | None) -> OpenCheckpoint:
         """Return a checkpoint.
@@ -170,12 +176,14 @@ def prepare_study(
     for name, (model, files) in resolved.items():
         kept = _open_kept(config, data, before.get(name), files, kept_in)
         opened[name] = kept or _open_fresh(config, task, rows, model, files)
+    precision = resolve_precision(config.training.precision, device)
     facts = StudyFacts(
         data=data,
-        precision=resolve_precision(config.training.precision, device),
+        precision=precision,
         checkpoints=tuple(checkpoint.facts for checkpoint in opened.values()),
         device=describe_device(device),
         versions=_versions(),
+        validations_per_epoch=_validations_per_epoch(config, precision, opened),
     )
     return PreparedStudy(
         config=config, facts=facts, task=task, device=device, checkpoints=opened, rows=rows
@@ -301,6 +309,23 @@ def _open_fresh(
         splits=splits,
         padding=padding_of(tokenizer),
         replacement_token_id=replacement_token(tokenizer),
+    )
+
+
+def _validations_per_epoch(
+    config: StudyConfig, precision: str, opened: Mapping[str, OpenCheckpoint]
+) -> float:
+    """Return what the setting comes to; `auto` so that it is cheap enough for every checkpoint."""
+    setting = config.training.validations_per_epoch
+    if not isinstance(setting, str):
+        return float(setting)
+    return min(
+        choose_validations_per_epoch(
+            checkpoint.splits["train"].num_tokens,
+            checkpoint.splits["validation"].num_tokens,
+            trains_in_bf16=precision == "bf16",
+        )
+        for checkpoint in opened.values()
     )
 
 

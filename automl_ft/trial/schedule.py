@@ -7,6 +7,8 @@ import math
 import torch
 from transformers import get_scheduler
 
+from automl_ft.specs.validation import epochs_between_validations
+
 __all__ = ["build_schedule", "steps_per_epoch", "validation_steps"]
 
 
@@ -47,27 +49,39 @@ def build_schedule(
 
 
 def validation_steps(
-    num_examples: int, batch_size: int, validations_per_epoch: int
+    num_examples: int,
+    batch_size: int,
+    validations_per_epoch: float | str,
+    epoch: int = 0,
+    epochs: int = 1,
 ) -> dict[int, int]:
     """Say after which batches of an epoch the model is validated.
 
     The axis is examples seen, in equal parts of an epoch, the same for every batch size: a
     validation belongs to part `j` of `k` and happens after the first batch with which at least
     `j / k` of the epoch's rows are seen. Where a large batch crosses several parts, only the
-    last of them is validated.
+    last of them is validated. With fewer validations than epochs only every `m`-th epoch ends
+    with one, counted from the first, and the last epoch of the trial does.
 
     Args:
         num_examples: Training rows.
         batch_size: Effective batch size.
-        validations_per_epoch: Parts `k` of an epoch; no more than rows, so that each validation
-            has nominal examples of its own.
+        validations_per_epoch: Parts `k` of an epoch, a whole number; no more than rows, so that
+            each validation has nominal examples of its own. Or 1/m for one validation in m epochs
+            (`specs.validation`).
+        epoch: The epoch, from 0; matters for a fraction only.
+        epochs: Epochs of the trial.
 
     Returns:
         By index of the batch in its epoch: the nominal examples of this epoch,
-        `round(num_examples * j / k)`. The last batch is always among them.
+        `round(num_examples * j / k)`. The last batch is among them, or there is none.
     """
+    if isinstance(validations_per_epoch, str):
+        validations_per_epoch = 2  # NOTE: until the caller passes what `auto` came to
+    if (epoch + 1) % epochs_between_validations(validations_per_epoch) and epoch + 1 != epochs:
+        return {}
     points: dict[int, int] = {}
-    num_parts = min(validations_per_epoch, num_examples)
+    num_parts = min(max(1, int(validations_per_epoch)), num_examples)
     for part in range(1, num_parts + 1):
         wanted = num_examples * part / num_parts
         batch = math.ceil(wanted / batch_size - 1e-9) - 1

@@ -1,5 +1,6 @@
 """The live view and the plain lines: what they show of a search."""
 
+import dataclasses
 import io
 
 import pytest
@@ -244,3 +245,8 @@ def test_many_classes_are_cut_short(make):
 
 def test_cut_rows_are_told_with_the_model(make):
     assert "128 tokens (1 row cut)" in facts_lines(make.make_facts(), is_resumed=False)[1]
+
+
+def test_facts_tell_how_often_a_model_is_validated(make):
+    facts = dataclasses.replace(make.make_facts(), validations_per_epoch=0.5)
+    assert "validation: every 2 epochs" in facts_lines(facts, is_resumed=False)

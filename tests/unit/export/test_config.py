@@ -57,7 +57,15 @@ def test_training_settings_are_those_of_the_study(job, tmp_path):
     changed = dataclasses.replace(job, config=dataclasses.replace(job.config, training=training))
     write_config(changed, tmp_path / "c.yaml")
     found = load_config(str(tmp_path / "c.yaml")).config.training
-    assert found == dataclasses.replace(training, seed=job.seed)
+    assert found == dataclasses.replace(training, seed=job.seed, validations_per_epoch=2)
+
+
+@pytest.mark.parametrize(("per_epoch", "written"), [(1.0, 1), (2.0, 2), (0.5, "auto")])
+def test_what_auto_came_to_is_written_where_it_can_be_set(job, tmp_path, per_epoch, written):
+    facts = dataclasses.replace(job.facts, validations_per_epoch=per_epoch)
+    write_config(dataclasses.replace(job, facts=facts), tmp_path / "c.yaml")
+    found = load_config(str(tmp_path / "c.yaml")).config.training
+    assert found.validations_per_epoch == written
 
 
 def test_a_study_without_test_split_stays_without(job, tmp_path):

@@ -243,6 +243,21 @@ def test_early_stopping_counts_in_epochs(script):
     assert "EarlyStoppingCallback(early_stopping_patience=2)" in text
 
 
+def test_fewer_validations_than_epochs_make_early_stopping_wait_longer(
+    bert_study, make_job, tmp_path
+):
+    job = make_job(bert_study, tmp_path)
+    training = dataclasses.replace(job.config.training, early_stopping_patience=3)
+    job = dataclasses.replace(
+        job,
+        config=dataclasses.replace(job.config, training=training),
+        facts=dataclasses.replace(job.facts, validations_per_epoch=0.5),
+    )
+    text = script_text(script_facts(job, rebuild_model(job)))
+    assert "EarlyStoppingCallback(early_stopping_patience=6)" in text
+    assert "validated once an epoch, not every 2 epochs" in text
+
+
 @pytest.mark.parametrize(
     ("precision", "device", "expected"),
     [
@@ -296,7 +311,12 @@ def test_a_hub_model_is_pinned_and_its_code_only_run_on_request(bert_study, make
 
 def test_the_docstring_says_what_differs(script):
     text = ast.get_docstring(ast.parse(script(word_swap=0.1, data={"class_weights": "balanced"})))
-    for point in ("rows come in another order", "not 2 times", "white space", "weighted loss"):
+    for point in (
+        "rows come in another order",
+        "not twice an epoch",
+        "white space",
+        "weighted loss",
+    ):
         assert point in text
     assert "white space" not in ast.get_docstring(ast.parse(script()))
 

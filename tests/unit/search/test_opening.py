@@ -1,5 +1,7 @@
 """How a study is opened: bad input creates nothing, an old study goes on only as it was."""
 
+import dataclasses
+import re
 import shutil
 import sqlite3
 
@@ -20,7 +22,7 @@ from automl_ft.errors import (
 )
 from automl_ft.search.events import StopReason
 from automl_ft.storage.database import open_storage
-from automl_ft.workers.protocol import Keep, Prepare, WorkerError
+from automl_ft.workers.protocol import Keep, Open, Prepare, WorkerError
 from tests.fakes.lab import SPACE
 from tests.fakes.scripted_worker import make_facts
 
@@ -347,3 +349,32 @@ def test_database_is_closed_after_a_search(lab, monkeypatch):
     with pytest.raises(StudyExistsError):
         lab.search(seed=1)
     assert len(closed) == 2
+
+
+@pytest.mark.parametrize(("first", "per_epoch"), [({"validations_per_epoch": 5}, 5), ({}, 0.5)])
+def test_auto_goes_on_with_the_validations_of_the_study(lab, first, per_epoch):
+    lab.script.facts = dataclasses.replace(make_facts(), validations_per_epoch=per_epoch)
+    lab.search(trials=1, **first)
+    lab.script.facts = dataclasses.replace(make_facts(), validations_per_epoch=1.0)
+    lab.search(trials=2)
+    assert lab.store().record.facts.validations_per_epoch == per_epoch
+    opened = [request for request in lab.script.requests if isinstance(request, Open)][-1]
+    assert opened.facts.validations_per_epoch == per_epoch
+
+
+def test_study_from_before_there_was_auto_goes_on(lab):
+    lab.search(trials=1, validations_per_epoch=2)
+    with sqlite3.connect(lab.database_file) as connection:
+        rows = connection.execute(
+            "SELECT study_user_attribute_id, value_json FROM study_user_attributes"
+        ).fetchall()
+        old = [(re.sub(r', "validations_per_epoch": [^,}]+', "", text), key) for key, text in rows]
+        assert sum(text != new for (_, text), (new, _) in zip(rows, old, strict=True)) == 2
+        connection.executemany(
+            "UPDATE study_user_attributes SET value_json = ? WHERE study_user_attribute_id = ?", old
+        )
+    connection.close()
+    lab.script.facts = dataclasses.replace(make_facts(), validations_per_epoch=1.0)
+    lab.search(trials=2, pruner="none")
+    assert lab.states() == ["COMPLETE"] * 2
+    assert lab.store().record.facts.validations_per_epoch == 2

@@ -171,3 +171,29 @@ def test_another_precision_is_listed_with_its_device(record):
     facts = dataclasses.replace(record.facts, precision="bf16", device="cuda (a card)")
     (line,) = differences(record, record.config, facts)
     assert line.startswith("precision (on cuda (a card)): stored `fp32`, now `bf16`; set")
+
+
+def with_validations(record, setting, per_epoch=2.0):
+    """Return a stored study of a setting that came to a number."""
+    return dataclasses.replace(
+        record,
+        config=changed(record.config, "training.validations_per_epoch", setting),
+        facts=dataclasses.replace(record.facts, validations_per_epoch=per_epoch),
+    )
+
+
+@pytest.mark.parametrize(
+    ("stored", "now"), [((2, 2.0), "auto"), ((5, 2.0), "auto"), (("auto", 1.0), 1)]
+)
+def test_validations_that_come_to_the_same_number_are_no_difference(record, stored, now):
+    config = changed(record.config, "training.validations_per_epoch", now)
+    assert differences(with_validations(record, *stored), config, record.facts) == []
+
+
+@pytest.mark.parametrize(
+    ("stored", "said"), [(("auto", 1.0), "stored `1`, now `2`"), (("auto", 0.5), "stored `auto`")]
+)
+def test_other_validations_are_listed_with_the_setting_to_go_on_with(record, stored, said):
+    config = changed(record.config, "training.validations_per_epoch", 2)
+    (line,) = differences(with_validations(record, *stored), config, record.facts)
+    assert said in line

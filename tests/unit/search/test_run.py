@@ -10,6 +10,7 @@ from automl_ft.search.events import StopReason
 from automl_ft.space.load import load_space
 from automl_ft.workers.protocol import Open
 from tests.fakes.lab import SPACE
+from tests.fakes.scripted_worker import make_facts
 
 
 def test_outcome_says_where_everything_is(lab):
@@ -74,6 +75,15 @@ def test_pruner_knows_at_which_steps_trials_report(lab, monkeypatch):
     assert (name, settings.min_resource, settings.max_resource) == ("hyperband", 25, 200)
     assert min(lab.trials()[0].intermediate_values) == settings.min_resource
     assert max(lab.trials()[0].intermediate_values) == settings.max_resource
+
+
+def test_pruner_knows_when_a_model_is_validated_in_every_other_epoch_only(lab, monkeypatch):
+    seen = []
+    real = run.make_pruner
+    monkeypatch.setattr(run, "make_pruner", lambda *args: [seen.append(args), real(*args)][1])
+    lab.script.facts = dataclasses.replace(make_facts(), validations_per_epoch=0.5)
+    lab.search(trials=1)
+    assert seen[0][1].min_resource == 200
 
 
 @pytest.mark.parametrize("pruner", ["successive_halving", "hyperband", "median", "patient", "none"])

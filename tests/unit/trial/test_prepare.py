@@ -16,6 +16,7 @@ from automl_ft.config.study import DataConfig, ModelConfig, StudyConfig
 from automl_ft.data import bundled
 from automl_ft.data.saved import load_saved_splits
 from automl_ft.errors import DataError, ModelError, UsageError
+from automl_ft.specs.validation import choose_validations_per_epoch
 from automl_ft.trial.prepare import (
     PreparedStudy,
     keep_study,
@@ -407,3 +408,22 @@ def test_rows_that_changed_are_encoded_anew(config, data, tmp_path):
     again = prepare_study(config, checkpoints, tmp_path / "study", known=fresh.facts)
     before, after = (len(study.checkpoint(None).splits["train"]) for study in (fresh, again))
     assert after == before + 1
+
+
+def with_validations(config: StudyConfig, setting: int | str) -> StudyConfig:
+    training = dataclasses.replace(config.training, validations_per_epoch=setting)
+    return dataclasses.replace(config, training=training)
+
+
+def test_auto_validations_follow_from_the_tokens(config: StudyConfig) -> None:
+    study = prepare_study(with_validations(config, "auto"), (config.model.checkpoint,), None)
+    splits = study.checkpoint(None).splits
+    expected = choose_validations_per_epoch(
+        splits["train"].num_tokens, splits["validation"].num_tokens, trains_in_bf16=False
+    )
+    assert study.facts.validations_per_epoch == study.validations_per_epoch == expected == 1
+
+
+def test_a_given_number_of_validations_is_a_fact_too(config: StudyConfig) -> None:
+    study = prepare_study(with_validations(config, 7), (config.model.checkpoint,), None)
+    assert study.facts.validations_per_epoch == study.validations_per_epoch == 7

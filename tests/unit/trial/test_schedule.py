@@ -97,3 +97,30 @@ def test_a_large_batch_that_crosses_several_parts_is_validated_once() -> None:
 
 def test_there_are_no_more_validations_than_rows() -> None:
     assert validation_steps(3, 1, 50) == {0: 1, 1: 2, 2: 3}
+
+
+def test_only_every_mth_epoch_ends_with_a_validation() -> None:
+    found = [validation_steps(100, 8, 0.5, epoch, 6) for epoch in range(6)]
+    assert found == [{}, {12: 100}] * 3
+
+
+def test_the_last_epoch_always_ends_with_a_validation() -> None:
+    found = [validation_steps(100, 8, 0.25, epoch, 6) for epoch in range(6)]
+    assert [bool(points) for points in found] == [False, False, False, True, False, True]
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 8])
+@pytest.mark.parametrize("batch_size", [1, 7, 64, 2000])
+def test_trials_of_all_lengths_and_batch_sizes_meet_at_the_same_examples(
+    batch_size: int, epochs: int
+) -> None:
+    found = [
+        epoch * 100 + nominal
+        for epoch in range(epochs)
+        for nominal in validation_steps(100, batch_size, 0.5, epoch, epochs).values()
+    ]
+    assert found == [*range(200, 100 * epochs, 200), 100 * epochs]
+
+
+def test_whole_numbers_validate_alike_in_every_epoch() -> None:
+    assert validation_steps(96, 8, 4.0, 1, 3) == validation_steps(96, 8, 4)

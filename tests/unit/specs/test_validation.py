@@ -1,0 +1,110 @@
+"""Validation takes a small share of a trial, the same on every resume."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from automl_ft.specs.codec import from_plain, to_plain
+from automl_ft.specs.facts import DataFacts, StudyFacts
+from automl_ft.specs.validation import (
+    choose_validations_per_epoch,
+    epochs_between_validations,
+    first_validation_step,
+    resolved_validations,
+    stored_setting,
+    written_validations,
+)
+
+NUMBERS = [50.0, 7.0, 2.0, 1.0, 0.5, 0.25, 1 / 64]
+
+
+def share(per_epoch: float, train: int, validation: int, gain: float) -> float:
+    """Return the share of a long trial, a forward pass costing 1 and a training step 3."""
+    cost = per_epoch * validation
+    return cost / (cost + 3 * train / gain)
+
+
+def facts(**changes: float) -> StudyFacts:
+    data = DataFacts(
+        labels=(), num_examples={}, class_counts={}, fingerprint="", split_fingerprints={}
+    )
+    return StudyFacts(data=data, checkpoints=(), device="cpu", versions={}, **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("trains_in_bf16", [False, True])
+@pytest.mark.parametrize("validation", [0, 1, 50, 100, 200, 333, 500, 1000, 5000, 123_456])
+def test_auto_is_the_most_that_stays_within_the_share(
+    validation: int, trains_in_bf16: bool
+) -> None:
+    gain = 1.5 if trains_in_bf16 else 1.0
+    chosen = choose_validations_per_epoch(1000, validation, trains_in_bf16=trains_in_bf16)
+    assert share(chosen, 1000, validation, gain) <= 0.15
+    assert chosen == 2 or share(2 * chosen, 1000, validation, gain) > 0.15
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "chosen"),
+    [(8000, 2000, 2), (6000, 2000, 1), (1, 1, 0.5), (1, 4, 0.125)],
+)
+def test_auto_halves_from_two_down(train: int, validation: int, chosen: float) -> None:
+    assert choose_validations_per_epoch(train, validation, trains_in_bf16=False) == chosen
+
+
+def test_training_in_bf16_leaves_less_time_for_validation_in_fp32() -> None:
+    assert choose_validations_per_epoch(4500, 1000, trains_in_bf16=False) == 2
+    assert choose_validations_per_epoch(4500, 1000, trains_in_bf16=True) == 1
+
+
+def test_a_number_is_taken_as_it_is() -> None:
+    assert resolved_validations(7, facts(validations_per_epoch=1.0)) == 7
+
+
+def test_auto_is_what_the_study_found_out() -> None:
+    assert resolved_validations("auto", facts(validations_per_epoch=0.25)) == 0.25
+
+
+def test_facts_from_before_there_was_auto_mean_two() -> None:
+    plain = to_plain(facts())
+    del plain["validations_per_epoch"]
+    assert resolved_validations("auto", from_plain(StudyFacts, plain)) == 2
+
+
+@pytest.mark.parametrize("per_epoch", NUMBERS)
+def test_a_study_goes_on_with_its_stored_setting(per_epoch: float) -> None:
+    kept = facts(validations_per_epoch=per_epoch)
+    stored = from_plain(StudyFacts, to_plain(kept))
+    assert stored == dataclasses.replace(kept)
+    assert resolved_validations(stored_setting(per_epoch), stored) == per_epoch
+
+
+@pytest.mark.parametrize(
+    ("per_epoch", "epochs"), [(50.0, 1), (1.0, 1), (0.5, 2), (0.25, 4), (1 / 64, 64)]
+)
+def test_a_fraction_is_one_validation_in_several_epochs(per_epoch: float, epochs: int) -> None:
+    assert epochs_between_validations(per_epoch) == epochs
+
+
+@pytest.mark.parametrize(
+    ("per_epoch", "step"), [(4.0, 25), (3.0, 33), (1.0, 100), (0.5, 200), (50.0, 2)]
+)
+def test_the_first_validation_has_its_step(per_epoch: float, step: int) -> None:
+    assert first_validation_step(100, per_epoch) == step
+
+
+def test_the_first_step_is_never_zero() -> None:
+    assert first_validation_step(3, 50.0) == 1
+
+
+@pytest.mark.parametrize(
+    ("per_epoch", "words"),
+    [
+        (1.0, "once an epoch"),
+        (2.0, "twice an epoch"),
+        (7.0, "7 times an epoch"),
+        (0.25, "every 4 epochs"),
+    ],
+)
+def test_numbers_become_words(per_epoch: float, words: str) -> None:
+    assert written_validations(per_epoch) == words
