@@ -1,8 +1,9 @@
 """Where do a study's files lie, and whose are they?
 
 A study's folder holds `study.json` (which study it belongs to), `data/` (its own copy of the rows,
-and the encoded ones), `trials/NUMBER/` (checkpoints) and `logs/`. The mark in `study.json` is the
-moment the study was created: two studies of one name in two databases do not mix their files.
+the encoded ones, and cached activations), `trials/NUMBER/` (checkpoints) and `logs/`. The mark in
+`study.json` is the moment the study was created: two studies of one name in two databases do not
+mix their files.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ __all__ = [
     "LAST",
     "LOGITS",
     "OWN",
+    "activations_folder",
     "encoded_folder",
     "log_file",
     "rows_folder",
@@ -66,6 +67,18 @@ def encoded_folder(study: Path) -> Path:
         Its path; need not exist.
     """
     return study / "data" / "encoded"
+
+
+def activations_folder(study: Path) -> Path:
+    """Return the folder of cached activations of frozen layers; it may be deleted at any time.
+
+    Args:
+        study: The study's folder.
+
+    Returns:
+        Its path; need not exist.
+    """
+    return study / "data" / "activations"
 
 
 def log_file(study: Path, worker: int) -> Path:

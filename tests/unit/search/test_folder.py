@@ -9,6 +9,7 @@ import pytest
 
 from automl_ft.errors import StudyExistsError, UsageError
 from automl_ft.search.folder import StudyFolder, check_creatable, study_folder
+from automl_ft.specs.layout import activations_folder
 from automl_ft.storage.records import StudyRecord
 from tests.fakes.scripted_worker import make_facts
 
@@ -90,6 +91,14 @@ def test_damaged_mark_is_none(folder, content):
 def test_folder_with_its_mark_is_deleted_whole(folder):
     folder.claim("demo", MARK)
     folder.trial(1).mkdir(parents=True)
+    assert folder.delete(MARK)
+    assert not folder.path.exists()
+
+
+def test_cached_activations_go_with_the_study(folder):
+    folder.claim("demo", MARK)
+    activations_folder(folder.path).mkdir(parents=True)
+    (activations_folder(folder.path) / ".lock").touch()
     assert folder.delete(MARK)
     assert not folder.path.exists()
 

@@ -223,6 +223,12 @@ def test_budget_sampler_pruner_and_workers_may_change(lab):
     assert lab.listener.facts[-1] == (make_facts(), True)
 
 
+def test_a_smaller_activation_cache_is_taken_over(lab):
+    lab.search(trials=1)
+    lab.search(trials=1, activation_cache_gib=0.5)
+    assert lab.store().record.config.training.activation_cache_gib == 0.5
+
+
 def test_data_may_move(lab):
     lab.search(trials=1)
     lab.search(trials=1, data=DataConfig(path="elsewhere.csv"))

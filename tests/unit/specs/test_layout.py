@@ -6,6 +6,7 @@ from automl_ft.specs.layout import (
     BEST,
     LAST,
     LOGITS,
+    activations_folder,
     encoded_folder,
     log_file,
     rows_folder,
@@ -23,4 +24,5 @@ def test_a_studys_folders_keep_their_places():
     assert trial_folder(STUDY, 7) == Path("studies/demo/trials/7")
     assert rows_folder(STUDY) == Path("studies/demo/data/splits")
     assert encoded_folder(STUDY) == Path("studies/demo/data/encoded")
+    assert activations_folder(STUDY) == Path("studies/demo/data/activations")
     assert log_file(STUDY, 2) == Path("studies/demo/logs/worker-2.log")
