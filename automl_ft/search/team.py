@@ -90,7 +90,7 @@ class Team:
         kept_in: Path | None,
         known: StudyFacts | None = None,
     ) -> StudyFacts:
-        """Have a first worker read data and models.
+        """Start the workers, and have the first one read data and models.
 
         Args:
             config: The study.
@@ -104,9 +104,12 @@ class Team:
         Raises:
             UsageError: Data or models cannot be used.
             InterruptedSetUpError: The user interrupted.
-            SearchFailedError: The worker died.
+            SearchFailedError: A worker died.
         """
         first = self._start(None)
+        for _ in range(config.workers - 1):
+            # The libraries that a worker needs take seconds to import, in time with the reading.
+            self._start(None)
         kept = None if kept_in is None else str(kept_in)
         # The database is the supervisor's alone; its URL may hold a password.
         config = dataclasses.replace(config, storage=None)
@@ -132,7 +135,7 @@ class Team:
             SearchFailedError: A worker died.
         """
         config = dataclasses.replace(config, storage=None)
-        (first,) = self._workers.values()
+        first = next(iter(self._workers.values()))
         first.send(Keep(folder=str(folder.path)))
         self._wait_for(Ready)
         threads = config.training.threads or max(1, (os.cpu_count() or 1) // config.workers)
@@ -140,11 +143,8 @@ class Team:
         self._opening = lambda: Open(
             config=config, facts=facts, folder=str(folder.path), threads=threads
         )
-        for _ in range(config.workers - 1):
-            self._start(folder.log(self._next_index))
-        if isinstance(first, ProcessWorker):
-            first.log_to(folder.log(first.index))
         for worker in self._workers.values():
+            worker.log_to(folder.log(worker.index))
             worker.send(self._opening())
         for _ in self._workers:
             self._wait_for(Ready)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import queue
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from automl_ft.specs.decision import Decision
@@ -75,6 +76,14 @@ class Worker(Protocol):
 
     def pause(self) -> None:
         """Have running trials write a checkpoint and stop."""
+        ...
+
+    def log_to(self, path: Path) -> None:
+        """Copy what the worker prints from now on to a file.
+
+        Args:
+            path: The log file; appended to.
+        """
         ...
 
     def close(self, *, at_once: bool = False) -> None:

@@ -184,6 +184,9 @@ class ScriptedWorker:
     def pause(self) -> None:
         self.send(Pause())
 
+    def log_to(self, path: Path) -> None:
+        self.log = path
+
     def close(self, *, at_once: bool = False) -> None:
         self.is_closed, self.is_killed = True, self.is_killed or at_once
 

@@ -40,9 +40,8 @@ def opened(team, lab, **changes):
     return team.open(lab.config(workers=3, **changes), make_facts(), lab.files)
 
 
-def test_first_worker_prepares_without_a_log(team, bare_lab):
-    (first,) = bare_lab.script.workers
-    assert (first.index, first.log) == (0, None)
+def test_all_workers_start_at_once_and_one_prepares_without_a_log(team, bare_lab):
+    assert [(w.index, w.log) for w in bare_lab.script.workers] == [(0, None), (1, None), (2, None)]
     (request,) = bare_lab.script.requests
     assert isinstance(request, Prepare)
 
@@ -55,7 +54,7 @@ def test_database_s_url_is_kept_from_workers(team, bare_lab):
 def test_data_is_kept_once_and_every_worker_opens_the_study(team, bare_lab):
     workers = opened(team, bare_lab)
     assert [worker.index for worker in workers] == [0, 1, 2]
-    assert [w.log for w in bare_lab.script.workers] == [None, *map(bare_lab.files.log, (1, 2))]
+    assert [w.log for w in bare_lab.script.workers] == [*map(bare_lab.files.log, (0, 1, 2))]
     kinds = [type(request) for request in bare_lab.script.requests]
     assert kinds == [Prepare, Keep, Open, Open, Open]
 
