@@ -6,6 +6,8 @@ and stays in the terminal's history. Everything goes to stderr.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.live import Live
 from rich.padding import Padding
@@ -20,7 +22,9 @@ from automl_ft.cli.narrate import (
     counts_line,
     ended_line,
     facts_lines,
+    group_line,
     is_new_best,
+    running_groups,
     seconds_left,
 )
 from automl_ft.cli.render import labelled
@@ -33,10 +37,10 @@ from automl_ft.specs.trial import Outcome, TrialResult
 __all__ = ["LiveListener", "panel"]
 
 _REFRESHES_PER_SECOND = 4
-_TRIALS_SHOWN = 6
-"""Running trials that are shown one by one; further ones are counted."""
+_GROUPS_SHOWN = 6
+"""Running trials, or groups of them, that are shown one by one; further trials are counted."""
 _PARAMS_SHOWN = 2
-"""With more running trials than this their hyperparameters are left out."""
+"""With more of them than this their hyperparameters are left out."""
 _LEFT_WIDTH = 13
 _SYMBOLS = {
     Outcome.COMPLETE: ("\u2713", "+", "green"),
@@ -154,11 +158,15 @@ def panel(snapshot: SearchSnapshot) -> RenderableType:
     grid.add_row(Text("search", style="bold"), _progress(_share(snapshot), seconds_left(snapshot)))
     grid.add_row("", budget_line(snapshot))
     grid.add_row("", Text(counts_line(snapshot), style="dim"))
-    shown = snapshot.running[:_TRIALS_SHOWN]
-    for trial in shown:
-        _add_trial(grid, trial, snapshot.objective, with_params=len(shown) <= _PARAMS_SHOWN)
-    if len(snapshot.running) > len(shown):
-        grid.add_row("", f"and {len(snapshot.running) - len(shown)} more running")
+    groups = running_groups(snapshot)
+    for group in groups[:_GROUPS_SHOWN]:
+        if len(group) > 1:
+            _add_group(grid, group, snapshot.objective)
+        else:
+            with_params = len(groups) <= _PARAMS_SHOWN
+            _add_trial(grid, group[0], snapshot.objective, with_params=with_params)
+    if more := sum(map(len, groups[_GROUPS_SHOWN:])):
+        grid.add_row("", f"and {more} more running")
     grid.add_row(Text("best", style="bold"), best_line(snapshot))
     if snapshot.best_params:
         grid.add_row("", Text(params_line(snapshot.best_params), style="dim"))
@@ -171,6 +179,15 @@ def _add_trial(grid: Table, trial: RunningTrial, objective: str, *, with_params:
     grid.add_row("", _Curve(trial, objective))
     if with_params and trial.params:
         grid.add_row("", Text(params_line(trial.params), style="dim"))
+
+
+def _add_group(grid: Table, group: Sequence[RunningTrial], objective: str) -> None:
+    """Show trials of one worker as one: it trains them at the same pace."""
+    known = [trial.seconds_left for trial in group if trial.seconds_left is not None]
+    fraction = sum(trial.fraction for trial in group) / len(group)
+    label = Text(f"{len(group)} trials", style="bold")
+    grid.add_row(label, _progress(fraction, max(known, default=None)))
+    grid.add_row("", Text(group_line(group, objective)))
 
 
 def _progress(share: float, left: float | None) -> Table:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 
 from automl_ft.cli.values import difference, duration, number, params_line, plural, score
 from automl_ft.config.duration import format_duration
-from automl_ft.search.events import RunningTrial, SearchSnapshot
+from automl_ft.search.events import RunningTrial, SearchSnapshot, trial_names
 from automl_ft.specs.facts import StudyFacts
 from automl_ft.specs.trial import Outcome, ParamValue, TrialResult
 from automl_ft.specs.validation import written_validations
@@ -17,7 +18,9 @@ __all__ = [
     "counts_line",
     "ended_line",
     "facts_lines",
+    "group_line",
     "is_new_best",
+    "running_groups",
     "running_trial",
     "seconds_left",
 ]
@@ -82,7 +85,7 @@ def _outcome(snapshot: SearchSnapshot, result: TrialResult) -> str:
         kind = result.failure.kind.value.replace("_", " ")
         return f"{kind}: {_first_line(result.failure.message)}"
     if result.value is None:
-        return "not validated yet"
+        return "not validated yet" if result.cost.examples else "not begun"
     best = " (best so far)" if is_new_best(snapshot, result) else ""
     return f"{snapshot.objective} {score(result.value)}{best}"
 
@@ -115,6 +118,37 @@ def running_trial(snapshot: SearchSnapshot, number: int) -> RunningTrial | None:
         The trial, or None if it does not run.
     """
     return next((trial for trial in snapshot.running if trial.number == number), None)
+
+
+def running_groups(snapshot: SearchSnapshot) -> list[list[RunningTrial]]:
+    """Sort the running trials by their workers.
+
+    Args:
+        snapshot: The state.
+
+    Returns:
+        For each worker the trials that it trains together, in the order in which they began.
+    """
+    groups: dict[int, list[RunningTrial]] = {}
+    for trial in snapshot.running:
+        groups.setdefault(trial.worker, []).append(trial)
+    return list(groups.values())
+
+
+def group_line(group: Sequence[RunningTrial], objective: str) -> str:
+    """Tell how trials that are trained together are doing.
+
+    Args:
+        group: Two trials or more.
+        objective: The metric that trials are ranked by.
+
+    Returns:
+        Such as `trials 12-19: head only, trained together, f1_macro up to 0.7100`.
+    """
+    names = trial_names(sorted(trial.number for trial in group))
+    values = [max(known) for t in group if (known := [v for v in t.curve if not math.isnan(v)])]
+    so_far = f"{objective} up to {score(max(values))}" if values else "not validated yet"
+    return f"{names}: head only, trained together, {so_far}"
 
 
 def counts_line(snapshot: SearchSnapshot) -> str:

@@ -13,7 +13,7 @@ from automl_ft.cli.narrate import (
     running_trial,
 )
 from automl_ft.cli.values import duration, params_line, score
-from automl_ft.search.events import SearchSnapshot
+from automl_ft.search.events import RunningTrial, SearchSnapshot, trial_names
 from automl_ft.specs.facts import StudyFacts
 from automl_ft.specs.trial import Outcome, ParamValue, TrialResult
 
@@ -71,6 +71,8 @@ class PlainListener:
             self._params[number] = trial.params
             self._validations[number] = len(trial.curve)
         verb = "goes on" if is_resumed else "started"
+        if trial is not None and (others := _others(snapshot, trial)):
+            verb += f" together with {others}"
         params = params_line(self._params.get(number, {}))
         self._event(snapshot, f"trial {number} {verb}" + (f": {params}" if params else ""))
 
@@ -130,3 +132,9 @@ class PlainListener:
         printable = "".join(c if c.isprintable() else " " for c in text)
         self._stream.write(printable + "\n")
         self._stream.flush()
+
+
+def _others(snapshot: SearchSnapshot, trial: RunningTrial) -> str:
+    """Name the trials that one worker trains together with a trial."""
+    others = [t.number for t in snapshot.running if t.worker == trial.worker and t is not trial]
+    return trial_names(sorted(others)) if others else ""

@@ -8,11 +8,13 @@ The timeline of a study, from the first line of `search` to the last:
     loop
       fill              every idle worker gets a trial: a waiting one (paused, the default
                         recipe, or put in line by the user), else a proposal of the sampler on
-                        the shadow study
+                        the shadow study; where that trains the head only, more of its kind
+                        come along, to be trained together (`search/line.py`)
       handle            progress    -> live view
                         validation  -> report to the database, ask the pruner, answer the worker
-                        result      -> COMPLETE, PRUNED, WAITING (paused) or FAIL; tidy up files
-                        death       -> the trial waits again once; a new worker
+                        result      -> COMPLETE, PRUNED, WAITING (paused) or FAIL; tidy up files;
+                        the worker is idle after the last of its group
+                        death       -> its trials wait again once, and run alone; a new worker
       check             interrupt, deadline, converged, grid exhausted, first three failed alike
     stop                running trials are paused with a checkpoint; workers end; ledger closed
 """
@@ -28,24 +30,18 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.pruners import BasePruner
 from optuna.trial import TrialState
 
-from automl_ft.errors import ConfigError, DiskError, SearchFailedError
+from automl_ft.errors import DiskError, SearchFailedError
 from automl_ft.search.checkpoints import Shelf
-from automl_ft.search.events import SearchListener, SearchSnapshot, StopReason
+from automl_ft.search.events import SearchListener, SearchSnapshot, StopReason, trial_names
 from automl_ft.search.interrupt import Interrupt
+from automl_ft.search.line import Line
 from automl_ft.search.live import LiveTrial
 from automl_ft.search.opening import OpenedStudy
 from automl_ft.search.ranking import best_trial
 from automl_ft.search.shadow import ShadowStudy
-from automl_ft.search.stopping import ActiveClock, num_configurations, stop_proposing
+from automl_ft.search.stopping import ActiveClock, num_configurations
 from automl_ft.search.team import Team, death_message
-from automl_ft.search.trials import (
-    add_proposal,
-    adopt_foreign,
-    invalid_message,
-    may_start,
-    shadow_trials,
-    trial_spec,
-)
+from automl_ft.search.trials import failed_result, shadow_trials, trial_spec
 from automl_ft.specs.decision import Decision, Evaluation
 from automl_ft.specs.failure import FailureKind, TrialFailure
 from automl_ft.specs.trial import Outcome, TrialCost, TrialResult
@@ -63,9 +59,10 @@ from automl_ft.workers.protocol import (
 __all__ = ["Engine", "EngineParts"]
 
 _TOUCH_SECONDS = 2.0
+_LOOK_SECONDS = 2.0
+"""An idle worker looks so often for what users put in line from another terminal."""
 _MAX_DEATHS = 2
 _ALIKE = 3
-_NO_COST = TrialCost(seconds=0.0, examples=0, peak_memory_mib=0.0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,7 +105,9 @@ class Engine:
         self._worker_deaths = 0
         self._ended: list[TrialResult] = []
         self._touched = 0.0
+        self._looked: float | None = None
         self._trials: list[TrialRecord] = []
+        self._line = Line(parts.opened, parts.shadow, parts.listener)
         self._shelf = Shelf(parts.opened.store, parts.opened.folder, parts.opened.config)
 
     def run(self, workers: Sequence[Worker]) -> StopReason:
@@ -142,66 +141,35 @@ class Engine:
         return self._reason
 
     def _fill(self) -> None:
-        """Give every idle worker a trial, or find out why there is none."""
-        while self._idle and not self._is_pausing:
-            trial = self._next_waiting() or self._next_new()
-            if trial is None:
+        """Give every idle worker its trials, or find out why there are none."""
+        while self._idle and self._is_worth_a_look():
+            group = self._line.next_group(alone=self._deaths)
+            if not group:
+                self._reason = self._line.reason
+                self._looked = self._parts.clock.this_run()
+                self._refresh()
                 return
-            self._start(trial, self._idle.pop(0))
+            self._start(group, self._idle.pop(0))
 
-    def _next_waiting(self) -> TrialRecord | None:
-        """Claim a waiting trial: paused ones first, then those the user put in line."""
-        self._refresh()
-        waiting = [trial for trial in self._trials if trial.state is TrialState.WAITING]
-        for trial in sorted(waiting, key=lambda t: (not t.is_paused, t.number)):
-            if not may_start(trial, self._trials, self._parts.opened.config.budget):
-                continue
-            if not self._store.claim(trial.number):
-                continue
-            if not trial.hyperparameters and not self._adopt(trial):
-                continue
-            return self._store.trial(trial.number)
-        return None
+    def _is_worth_a_look(self) -> bool:
+        """Tell whether there may be a trial where there was none the last time."""
+        now = self._parts.clock.this_run()
+        return self._looked is None or now - self._looked >= _LOOK_SECONDS
 
-    def _adopt(self, trial: TrialRecord) -> bool:
-        """Complete a trial that plain Optuna put in line, or fail it."""
-        try:
-            adopt_foreign(self._store, self._parts.opened.space, trial)
-        except (ConfigError, ValueError) as error:
-            failure = TrialFailure(kind=FailureKind.ERROR, message=invalid_message(error))
-            self._store.finish(
-                trial.number, TrialState.FAIL, None, result_attrs(_failed(trial.number, failure))
-            )
-            self._parts.listener.message(f"Trial {trial.number} cannot run: {failure.message}")
-            return False
-        return True
-
-    def _next_new(self) -> TrialRecord | None:
-        """Add a proposal; remember why there is none."""
-        opened = self._parts.opened
-        reason = stop_proposing(self._trials, opened.config.budget)
-        proposal = None
-        if reason is None:
-            proposal = self._parts.shadow.propose(shadow_trials(self._trials))
-            reason = StopReason.EXHAUSTED if proposal is None else None
-        if proposal is None:
-            self._reason = reason
-            return None
-        number = add_proposal(self._store, opened.space, proposal)
-        return self._store.trial(number)
-
-    def _start(self, trial: TrialRecord, worker: Worker) -> None:
+    def _start(self, group: Sequence[TrialRecord], worker: Worker) -> None:
         opened = self._parts.opened
         self._reason = None  # why there was no trial for another worker is old news now
-        values = [value for _, value in sorted(trial.intermediate_values.items())]
-        self._live[trial.number] = LiveTrial(
-            number=trial.number, worker=worker.index, params=trial.params, curve=values
-        )
-        worker.run([trial_spec(trial, opened.config, opened.folder)])
+        for trial in group:
+            values = [value for _, value in sorted(trial.intermediate_values.items())]
+            self._live[trial.number] = LiveTrial(
+                number=trial.number, worker=worker.index, params=trial.params, curve=values
+            )
+        worker.run([trial_spec(trial, opened.config, opened.folder) for trial in group])
         self._refresh()
-        self._parts.listener.trial_started(
-            self.snapshot(), trial.number, is_resumed=bool(trial.intermediate_values)
-        )
+        for trial in group:
+            self._parts.listener.trial_started(
+                self.snapshot(), trial.number, is_resumed=bool(trial.intermediate_values)
+            )
 
     def _handle(self, event: WorkerEvent) -> None:
         message = event.message
@@ -212,8 +180,9 @@ class Engine:
         elif isinstance(message, TrialEvaluation):
             self._evaluation(message, event.worker)
         elif isinstance(message, TrialResulted):
-            self._idle.append(self._parts.team.worker(event.worker))
             self._result(message.result)
+            if not self._live_on(event.worker):
+                self._is_idle(event.worker)
         elif isinstance(message, WorkerDied):
             self._death(event.worker, death_message(message))
         elif isinstance(message, WorkerError) and message.kind == DiskError.__name__:
@@ -221,7 +190,14 @@ class Engine:
         elif isinstance(message, WorkerError):
             self._death(event.worker, f"{message.kind}: {message.message}\n{message.traceback}")
         elif isinstance(message, Ready):
-            self._idle.append(self._parts.team.worker(event.worker))
+            self._is_idle(event.worker)
+
+    def _is_idle(self, index: int) -> None:
+        self._idle.append(self._parts.team.worker(index))
+        self._looked = None
+
+    def _live_on(self, index: int) -> list[LiveTrial]:
+        return [live for live in self._live.values() if live.worker == index]
 
     def _progress(self, message: TrialProgress) -> None:
         live = self._live.get(message.number)
@@ -233,7 +209,7 @@ class Engine:
         live = self._live[message.number]
         evaluation = message.evaluation
         value = self._value(evaluation)
-        stored = self._store.trial(message.number).intermediate_values
+        stored = self._trials[message.number].intermediate_values
         if evaluation.step not in stored:
             live.curve.append(value)
         decision = self._decide(live, evaluation.step, value)
@@ -311,35 +287,45 @@ class Engine:
         return evaluation.metrics[f"validation_{self._parts.opened.config.objective}"]
 
     def _death(self, index: int, message: str) -> None:
-        """Let the trial of a dead worker wait again, once; start another worker."""
+        """Let the trials of a dead worker wait again, once; start another worker."""
         self._worker_deaths += 1
         if not self._is_pausing:
-            self._reason = None  # its trial waits again
+            self._reason = None  # its trials wait again
+        self._looked = None
         self._idle = [worker for worker in self._idle if worker.index != index]
-        for live in [live for live in self._live.values() if live.worker == index]:
-            self._deaths[live.number] += 1
-            if self._deaths[live.number] < _MAX_DEATHS:
-                del self._live[live.number]
-                self._store.release(live.number)
-                self._parts.listener.message(
-                    f"Trial {live.number} lost its worker and goes on from its checkpoint."
-                    f" {message}"
-                )
-            else:
+        victims = self._live_on(index)
+        self._deaths.update(live.number for live in victims)
+        self._spare([live for live in victims if self._deaths[live.number] < _MAX_DEATHS], message)
+        for live in victims:
+            if self._deaths[live.number] >= _MAX_DEATHS:
                 failure = TrialFailure(
                     kind=FailureKind.WORKER_DIED, message=message.splitlines()[0], traceback=message
                 )
-                self._result(_failed(live.number, failure, self._cost_so_far(live)))
+                self._result(failed_result(live.number, failure, self._cost_so_far(live)))
         if self._worker_deaths > 2 * _ALIKE + len(self._ended):
             self._stop(error=SearchFailedError(f"Worker processes keep dying. {message}"))
         if not self._is_pausing:
             self._parts.team.replace(index)
 
-    def _disk_is_full(self, index: int, message: str) -> None:
-        """Let the trial wait until there is room, and stop."""
-        for live in [live for live in self._live.values() if live.worker == index]:
+    def _spare(self, victims: Sequence[LiveTrial], message: str) -> None:
+        """Put trials back in line; from now on each runs alone, so that the culprit shows."""
+        if not victims:
+            return
+        self._release(victims)
+        names = trial_names([live.number for live in victims])
+        verbs = "lost its worker and goes" if len(victims) == 1 else "lost their worker and go"
+        self._parts.listener.message(
+            f"{names.capitalize()} {verbs} on from the last checkpoint. {message}"
+        )
+
+    def _release(self, victims: Sequence[LiveTrial]) -> None:
+        for live in victims:
             del self._live[live.number]
             self._store.release(live.number)
+
+    def _disk_is_full(self, index: int, message: str) -> None:
+        """Let the worker's trials wait until there is room, and stop."""
+        self._release(self._live_on(index))
         self._stop(error=SearchFailedError(message))
 
     def _cost_so_far(self, live: LiveTrial) -> TrialCost:
@@ -436,16 +422,3 @@ def _reason(result: TrialResult) -> str | None:
     if result.failure.kind is FailureKind.ERROR:
         return f"error {result.failure.message.split(':')[0]}"
     return result.failure.kind.value
-
-
-def _failed(number: int, failure: TrialFailure, cost: TrialCost = _NO_COST) -> TrialResult:
-    return TrialResult(
-        number=number,
-        outcome=Outcome.FAILED,
-        value=None,
-        best_step=None,
-        metrics={},
-        evaluations=(),
-        cost=cost,
-        failure=failure,
-    )

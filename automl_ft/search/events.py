@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -10,7 +10,14 @@ from typing import Protocol
 from automl_ft.specs.facts import StudyFacts
 from automl_ft.specs.trial import ParamValue, TrialResult
 
-__all__ = ["RunningTrial", "SearchListener", "SearchSnapshot", "SilentListener", "StopReason"]
+__all__ = [
+    "RunningTrial",
+    "SearchListener",
+    "SearchSnapshot",
+    "SilentListener",
+    "StopReason",
+    "trial_names",
+]
 
 
 class StopReason(StrEnum):
@@ -34,6 +41,8 @@ class RunningTrial:
 
     number: int
     """Its number."""
+    worker: int
+    """Which worker runs it; trials of one worker are trained together."""
     params: Mapping[str, ParamValue]
     """Its sampled hyperparameters."""
     curve: tuple[float, ...]
@@ -154,3 +163,22 @@ class SilentListener:
 
     def message(self, text: str) -> None:
         """Ignore the message."""
+
+
+def trial_names(numbers: Sequence[int]) -> str:
+    """Name one or several trials.
+
+    Args:
+        numbers: Their numbers, ascending; at least one.
+
+    Returns:
+        Such as `trial 3`, `trials 3-5, 9`.
+    """
+    ranges: list[list[int]] = []
+    for number in numbers:
+        if ranges and number == ranges[-1][-1] + 1:
+            ranges[-1].append(number)
+        else:
+            ranges.append([number])
+    names = [str(r[0]) if len(r) == 1 else f"{r[0]}-{r[-1]}" for r in ranges]
+    return ("trial " if len(numbers) == 1 else "trials ") + ", ".join(names)

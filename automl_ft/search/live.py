@@ -50,6 +50,7 @@ class LiveTrial:
         if now is None:
             return RunningTrial(
                 number=self.number,
+                worker=self.worker,
                 params=self.params,
                 curve=tuple(self.curve),
                 fraction=0.0,
@@ -59,6 +60,7 @@ class LiveTrial:
             )
         return RunningTrial(
             number=self.number,
+            worker=self.worker,
             params=self.params,
             curve=tuple(self.curve),
             fraction=min(1.0, now.examples_seen / max(now.total_examples, 1)),

@@ -10,7 +10,13 @@ from automl_ft.config.study import BudgetConfig
 from automl_ft.search.events import StopReason
 from automl_ft.storage.records import TrialRecord
 
-__all__ = ["ActiveClock", "has_converged", "num_configurations", "stop_proposing"]
+__all__ = [
+    "ActiveClock",
+    "has_converged",
+    "num_configurations",
+    "patience_left",
+    "stop_proposing",
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,8 +75,23 @@ def has_converged(trials: Sequence[TrialRecord], budget: BudgetConfig) -> bool:
         True once `patience` finished trials in a row did not beat the best before them by more
         than `min_improvement`. Failed trials say nothing and are passed over.
     """
+    left = patience_left(trials, budget)
+    return left is not None and left <= 0
+
+
+def patience_left(trials: Sequence[TrialRecord], budget: BudgetConfig) -> int | None:
+    """Count the further trials that it takes at least until the search has converged.
+
+    Args:
+        trials: All trials of a study.
+        budget: `patience` and `min_improvement`.
+
+    Returns:
+        Trials that may be begun at once without one too many; 0 or less where the search has
+        converged, None where it never does.
+    """
     if budget.patience is None:
-        return False
+        return None
     ended = sorted(
         (t for t in trials if t.ended is not None and t.state.name != "FAIL"),
         key=lambda trial: (trial.ended, trial.number),
@@ -83,7 +104,7 @@ def has_converged(trials: Sequence[TrialRecord], budget: BudgetConfig) -> bool:
         # Compared with the last gain, not the last best: small steps that add up are one.
         best = value if gain else best
         without_gain = 0 if gain else without_gain + 1
-    return without_gain >= budget.patience
+    return budget.patience - without_gain
 
 
 def stop_proposing(trials: Sequence[TrialRecord], budget: BudgetConfig) -> StopReason | None:

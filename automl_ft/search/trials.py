@@ -18,8 +18,9 @@ from automl_ft.search.shadow import Proposal, ShadowTrial
 from automl_ft.search.stopping import num_configurations
 from automl_ft.space.spec import SearchSpace
 from automl_ft.space.suggest import stored_distributions
+from automl_ft.specs.failure import TrialFailure
 from automl_ft.specs.hyperparameters import complete
-from automl_ft.specs.trial import ParamValue, TrialSpec
+from automl_ft.specs.trial import Outcome, ParamValue, TrialCost, TrialResult, TrialSpec
 from automl_ft.storage.records import TrialRecord, new_trial_attrs
 from automl_ft.storage.store import StudyStore
 
@@ -28,6 +29,7 @@ __all__ = [
     "add_proposal",
     "add_rerun",
     "adopt_foreign",
+    "failed_result",
     "invalid_message",
     "may_start",
     "put_default_recipe",
@@ -139,7 +141,7 @@ def may_start(trial: TrialRecord, trials: Sequence[TrialRecord], budget: BudgetC
 
 
 def add_proposal(store: StudyStore, space: SearchSpace, proposal: Proposal) -> int:
-    """Add what a sampler proposed, RUNNING at once.
+    """Put what a sampler proposed in line.
 
     Args:
         store: The study.
@@ -152,7 +154,7 @@ def add_proposal(store: StudyStore, space: SearchSpace, proposal: Proposal) -> i
     return store.add_trial(
         proposal.params,
         proposal.distributions,
-        state=TrialState.RUNNING,
+        state=TrialState.WAITING,
         attrs=new_trial_attrs(
             space.hyperparameters(proposal.params),
             seed=trial_seed(store.record.config, proposal.number),
@@ -223,6 +225,29 @@ def shadow_trials(trials: Sequence[TrialRecord]) -> list[ShadowTrial]:
         )
         for trial in trials
     ]
+
+
+def failed_result(number: int, failure: TrialFailure, cost: TrialCost | None = None) -> TrialResult:
+    """Return the result of a trial that failed without a word of its own.
+
+    Args:
+        number: The trial.
+        failure: Why.
+        cost: What it has cost; None where it never ran.
+
+    Returns:
+        The result.
+    """
+    return TrialResult(
+        number=number,
+        outcome=Outcome.FAILED,
+        value=None,
+        best_step=None,
+        metrics={},
+        evaluations=(),
+        cost=cost or TrialCost(seconds=0.0, examples=0, peak_memory_mib=0.0),
+        failure=failure,
+    )
 
 
 def _known(trial: TrialRecord) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import IO
 
 from automl_ft.errors import AutomlFtError, UsageError
-from automl_ft.specs.decision import Decision, Evaluation, Progress
+from automl_ft.specs.decision import Decision, Evaluation, Progress, Reporter
+from automl_ft.specs.trial import TrialResult
 from automl_ft.workers.protocol import (
     Decide,
     Keep,
@@ -55,8 +56,9 @@ class Channel:
         self._target = target
         self._source = source
         self.requests: queue.Queue[Message] = queue.Queue()
-        self.decisions: queue.Queue[Decide] = queue.Queue()
         self.is_paused = threading.Event()
+        self._decisions: queue.Queue[Decide] = queue.Queue()
+        self._early: dict[int, Decision] = {}
         threading.Thread(target=self._read, daemon=True).start()
 
     def send(self, message: Message) -> None:
@@ -67,6 +69,20 @@ class Channel:
         """
         self._target.write(encode(message))
         self._target.flush()
+
+    def decision(self, number: int) -> Decision:
+        """Wait for the decision on a trial. Called from one thread.
+
+        Args:
+            number: The trial; one validation of it is undecided.
+
+        Returns:
+            The decision. Those on other trials that come meanwhile are kept for them.
+        """
+        while number not in self._early:
+            message = self._decisions.get()
+            self._early[message.number] = message.decision
+        return self._early.pop(number)
 
     def _read(self) -> None:
         exit_code = 0
@@ -84,7 +100,7 @@ class Channel:
         if isinstance(message, Pause):
             self.is_paused.set()
         elif isinstance(message, Decide):
-            self.decisions.put(message)
+            self._decisions.put(message)
         else:
             if isinstance(message, Run):
                 # Here and not where it is carried out: a pause may already follow.
@@ -131,7 +147,7 @@ class PipeReporter:
             The supervisor's decision; PAUSE where it would go on but a pause was asked for.
         """
         self._channel.send(TrialEvaluation(number=self._number, evaluation=evaluation))
-        decision = self._channel.decisions.get().decision
+        decision = self._channel.decision(self._number)
         is_paused = decision is Decision.CONTINUE and self._channel.is_paused.is_set()
         return Decision.PAUSE if is_paused else decision
 
@@ -190,12 +206,27 @@ class WorkerLoop:
             raise ValueError(f"A worker cannot carry out {type(request).__name__}.")
 
     def _run(self, request: Run) -> None:
+        from automl_ft.trial.group import run_group
         from automl_ft.trial.runner import run_trial
 
         assert self._study is not None
+        if len(request.specs) > 1:
+            run_group(
+                request.specs,
+                self._study,
+                self._reporter,
+                self._result,
+                is_pausing=self._channel.is_paused.is_set,
+            )
+            return
         for spec in request.specs:
-            result = run_trial(spec, self._study, PipeReporter(self._channel, spec.number))
-            self._channel.send(TrialResulted(result=result))
+            self._result(run_trial(spec, self._study, self._reporter(spec.number)))
+
+    def _reporter(self, number: int) -> Reporter:
+        return PipeReporter(self._channel, number)
+
+    def _result(self, result: TrialResult) -> None:
+        self._channel.send(TrialResulted(result=result))
 
     def serve(self) -> None:
         """Carry out requests until the input ends; an error is sent, not raised."""

@@ -32,6 +32,14 @@ SPACE = {
     "epochs": 2,
 }
 
+HEAD_ONLY_SPACE = {
+    "freezing": "head_only",
+    "learning_rate": {"low": 1e-5, "high": 1e-1, "log": True, "default": 1e-4},
+    "dropout": {"low": 0.0, "high": 0.5, "default": 0.1},
+    "epochs": 2,
+}
+"""Every trial may be trained together with every other one."""
+
 
 class Recorder:
     """A `SearchListener` that remembers."""

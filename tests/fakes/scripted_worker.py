@@ -112,12 +112,20 @@ class Script:
     on_setup: Callable[[Message], None] = lambda message: None
     on_validation: Callable[[TrialSpec, int], None] = lambda spec, index: None
     """Called before each validation with its index; may raise, send signals, change the study."""
+    is_stacked: bool = True
+    """Whether the trials of a group are trained at once rather than in turn."""
     workers: list[ScriptedWorker] = field(default_factory=list)
     """All that were started."""
     specs: list[TrialSpec] = field(default_factory=list)
     """All that were run, in order."""
     requests: list[Message] = field(default_factory=list)
     """All requests, in order."""
+
+    @property
+    def groups(self) -> list[list[int]]:
+        """The numbers of the trials of each `Run`, in order."""
+        runs = (request for request in self.requests if isinstance(request, Run))
+        return [[spec.number for spec in run.specs] for run in runs]
 
     def __call__(self, index: int, events: EventQueue, log: Path | None) -> ScriptedWorker:
         worker = ScriptedWorker(index, events, self, log)
@@ -152,8 +160,7 @@ class ScriptedWorker:
         self._is_open = False
         self._is_pausing = False
         self._waiting: list[TrialSpec] = []
-        self._training: Generator[Evaluation, Decision, TrialResult] | None = None
-        self._number = -1
+        self._training: dict[int, Generator[Evaluation, Decision, TrialResult]] = {}
 
     def send(self, message: Message) -> None:
         if self.is_closed:
@@ -166,10 +173,11 @@ class ScriptedWorker:
         elif isinstance(request, Run):
             self._is_pausing = False
             self._waiting.extend(request.specs)
-            self._next()
+            for _ in request.specs if self._script.is_stacked else "1":
+                self._next()
         elif isinstance(request, Decide):
             self.decisions.append(request.decision)
-            self._go_on(request.decision)
+            self._go_on(request.number, request.decision)
         elif isinstance(request, Pause):
             self._is_pausing = True
         else:
@@ -192,7 +200,7 @@ class ScriptedWorker:
 
     def die(self) -> None:
         """End without a word."""
-        self._training, self._waiting = None, []
+        self._training, self._waiting = {}, []
         self._put(WorkerDied(exit_code=-9, last_output="last words\n"))
         self.is_closed = True
 
@@ -222,23 +230,28 @@ class ScriptedWorker:
             return
         spec = self._waiting.pop(0)
         self._script.specs.append(spec)
-        self._number = spec.number
-        self._training = self._train(spec)
-        self._go_on(None)
+        self._training[spec.number] = self._train(spec)
+        self._go_on(spec.number, None)
 
-    def _go_on(self, decision: Decision | None) -> None:
+    def _go_on(self, number: int, decision: Decision | None) -> None:
         """Train up to the next validation, or to the end."""
-        assert self._training is not None, "a decision came that nobody waits for"
         try:
-            evaluation = self._training.send(decision)  # type: ignore[arg-type]
+            evaluation = self._training[number].send(decision)  # type: ignore[arg-type]
         except StopIteration as end:
-            self._training = None
+            del self._training[number]
             self._put(TrialResulted(result=end.value))
+            self._end_unbegun()
             self._next()
         except _DiedError:
             self.die()
         else:
-            self._put(TrialEvaluation(number=self._number, evaluation=evaluation))
+            self._put(TrialEvaluation(number=number, evaluation=evaluation))
+
+    def _end_unbegun(self) -> None:
+        """Let the trials of a paused group that have not begun wait, without any work."""
+        while self._waiting and self._is_pausing:
+            spec = self._waiting.pop(0)
+            self._put(TrialResulted(result=self._result(spec, [], Outcome.PAUSED)))
 
     def _train(self, spec: TrialSpec) -> Generator[Evaluation, Decision, TrialResult]:
         folder = Path(spec.folder)

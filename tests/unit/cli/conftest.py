@@ -118,6 +118,7 @@ def make_record():
 def make_snapshot(**changes):
     running = RunningTrial(
         number=7,
+        worker=0,
         params=PARAMS,
         curve=(0.3, 0.5, 0.71),
         fraction=0.62,

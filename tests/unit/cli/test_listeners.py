@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import math
 
 import pytest
 from rich.console import Console
@@ -65,6 +66,7 @@ def test_many_running_trials_are_cut_short(make):
     trials = tuple(
         RunningTrial(
             number=n,
+            worker=n,
             params={"epochs": 3},
             curve=(),
             fraction=0.0,
@@ -78,6 +80,51 @@ def test_many_running_trials_are_cut_short(make):
     assert "and 3 more running" in text
     assert "not validated yet" in text
     assert "epochs=3" not in text
+
+
+@pytest.fixture
+def group(make):
+    """A snapshot of eight trials in one worker and another trial."""
+
+    def running(number, worker, curve):
+        return RunningTrial(
+            number=number,
+            worker=worker,
+            params={"epochs": 3},
+            curve=curve,
+            fraction=0.25 if worker else 0.5,
+            train_loss=None,
+            seconds=1.0,
+            seconds_left=3.0,
+        )
+
+    together = [running(n, 1, (math.nan, n / 100)) for n in range(12, 20)]
+    return make.make_snapshot(running=(running(11, 0, (0.5,)), *together))
+
+
+def test_trials_of_one_worker_are_shown_as_one(group):
+    text = draw(group)
+    assert "8 trials" in text
+    assert "25% 3.0s left" in text
+    assert "trials 12-19: head only, trained together, f1_macro up to 0.1900" in text
+    assert "trial 11" in text
+    assert "more running" not in text
+    assert "trial 12 " not in text
+
+
+def test_group_before_its_first_validation(group):
+    fresh = [dataclasses.replace(trial, curve=()) for trial in group.running[-2:]]
+    text = draw(dataclasses.replace(group, running=tuple(fresh)))
+    assert "trials 18-19: head only, trained together, not validated yet" in text
+
+
+def test_plain_lines_tell_which_trials_run_together(plain, group):
+    listener, stream = plain
+    listener.trial_started(group, 12, is_resumed=False)
+    listener.trial_started(group, 11, is_resumed=False)
+    first, second = stream.getvalue().splitlines()
+    assert first.endswith("trial 12 started together with trials 13-19: epochs=3")
+    assert second.endswith("trial 11 started: epochs=3")
 
 
 def test_before_anything_is_known_the_panel_says_so(make):
@@ -180,6 +227,7 @@ def test_a_validation_is_told_only_after_a_long_silence(plain, make):
     listener.trial_started(make.make_snapshot(active_seconds=0.0), 7, is_resumed=False)
     more = RunningTrial(
         number=7,
+        worker=0,
         params={},
         curve=(0.3, 0.5, 0.71, 0.8),
         fraction=0.8,
@@ -191,6 +239,7 @@ def test_a_validation_is_told_only_after_a_long_silence(plain, make):
     assert len(stream.getvalue().splitlines()) == 1
     last = RunningTrial(
         number=7,
+        worker=0,
         params={},
         curve=(0.3, 0.5, 0.71, 0.8, 0.9),
         fraction=0.9,
@@ -236,6 +285,8 @@ def test_a_failure_without_a_message_is_told(make):
 def test_a_trial_without_a_value_was_not_validated(make):
     result = make.make_result(4, Outcome.PAUSED, None)
     assert ended_line(make.make_snapshot(), result).endswith("not validated yet")
+    unbegun = dataclasses.replace(result, cost=dataclasses.replace(result.cost, examples=0))
+    assert ended_line(make.make_snapshot(), unbegun).endswith("not begun")
 
 
 def test_many_classes_are_cut_short(make):

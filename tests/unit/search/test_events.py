@@ -1,8 +1,10 @@
-"""The silent listener takes whatever the engine says."""
+"""The silent listener takes whatever the engine says; how several trials are named."""
 
 import inspect
 
-from automl_ft.search.events import SearchListener, SilentListener
+import pytest
+
+from automl_ft.search.events import SearchListener, SilentListener, trial_names
 from automl_ft.search.run import run_search
 
 
@@ -19,3 +21,15 @@ def test_silent_listener_has_the_signatures_of_the_protocol():
     for name in names:
         silent = inspect.signature(getattr(SilentListener, name))
         assert silent == inspect.signature(getattr(SearchListener, name))
+
+
+@pytest.mark.parametrize(
+    ("numbers", "names"),
+    [
+        ([3], "trial 3"),
+        ([3, 4], "trials 3-4"),
+        ([1, 3, 4, 5, 9], "trials 1, 3-5, 9"),
+    ],
+)
+def test_trials_are_named_by_ranges(numbers, names):
+    assert trial_names(numbers) == names

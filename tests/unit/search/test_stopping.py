@@ -8,6 +8,7 @@ from automl_ft.search.stopping import (
     ActiveClock,
     has_converged,
     num_configurations,
+    patience_left,
     stop_proposing,
 )
 from automl_ft.specs.failure import FailureKind, TrialFailure
@@ -57,6 +58,15 @@ def test_study_without_patience_never_converges():
 )
 def test_converged_after_two_trials_without_a_gain(values, is_converged):
     assert has_converged(complete(*values), BudgetConfig(patience=2)) is is_converged
+
+
+@pytest.mark.parametrize(("values", "left"), [((), 3), ((0.5,), 3), ((0.5, 0.4, 0.3), 1)])
+def test_patience_is_left_for_so_many_trials_without_a_gain(values, left):
+    assert patience_left(complete(*values), BudgetConfig(patience=3)) == left
+
+
+def test_study_without_patience_never_loses_it():
+    assert patience_left(complete(0.5, 0.4), BudgetConfig()) is None
 
 
 def test_small_gain_is_none():

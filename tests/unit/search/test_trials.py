@@ -10,6 +10,7 @@ from automl_ft.errors import ConfigError, Problem
 from automl_ft.search.shadow import Proposal
 from automl_ft.search.trials import (
     add_proposal,
+    failed_result,
     invalid_message,
     may_start,
     put_default_recipe,
@@ -20,7 +21,9 @@ from automl_ft.search.trials import (
 from automl_ft.space.load import load_space
 from automl_ft.space.resolve import resolve
 from automl_ft.space.suggest import stored_distributions
+from automl_ft.specs.failure import FailureKind, TrialFailure
 from automl_ft.specs.hyperparameters import complete
+from automl_ft.specs.trial import Outcome
 from automl_ft.storage.studies import open_database
 from tests.fakes.lab import SPACE
 from tests.fakes.records import make_trial
@@ -50,7 +53,7 @@ def test_fixed_seed_is_that_of_every_trial(bare_lab):
     assert [trial_seed(config, number) for number in (0, 5)] == [7, 7]
 
 
-def test_added_proposal_runs_at_once_with_every_hyperparameter(lab):
+def test_added_proposal_is_in_line_with_every_hyperparameter(lab):
     lab.search(trials=0)
     store = lab.store()
     space = space_of()
@@ -59,7 +62,7 @@ def test_added_proposal_runs_at_once_with_every_hyperparameter(lab):
         number=1, params=params, distributions=stored_distributions(space), system_attrs={"k": 1}
     )
     trial = store.trial(add_proposal(store, space, proposal))
-    assert (trial.number, trial.state, trial.origin) == (1, TrialState.RUNNING, "sampler")
+    assert (trial.number, trial.state, trial.origin) == (1, TrialState.WAITING, "sampler")
     assert trial.hyperparameters == space.hyperparameters(trial.params)
     assert trial.seed == trial_seed(store.record.config, 1)
     assert trial.system_attrs["k"] == 1
@@ -172,3 +175,10 @@ def test_default_recipe_that_a_kill_left_out_is_put_in_line(prepared, lab):
 def test_shadow_knows_only_the_parameters_of_a_trial_that_is_not_adopted_yet():
     (shadow,) = shadow_trials([make_trial(0, "WAITING", params={}, hyperparameters={})])
     assert shadow.params == {}
+
+
+def test_trial_that_failed_without_a_word_has_a_result():
+    failure = TrialFailure(kind=FailureKind.WORKER_DIED, message="gone")
+    result = failed_result(3, failure)
+    assert (result.number, result.outcome, result.failure) == (3, Outcome.FAILED, failure)
+    assert (result.value, result.cost.examples) == (None, 0)

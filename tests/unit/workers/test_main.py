@@ -8,6 +8,7 @@ import threading
 
 import pytest
 
+import automl_ft.trial.group
 import automl_ft.trial.prepare
 import automl_ft.trial.runner
 from automl_ft.errors import DataError, SearchFailedError
@@ -34,6 +35,7 @@ from tests.fakes.scripted_worker import make_facts
 
 SECONDS = 20
 SPEC = TrialSpec(number=3, hyperparameters={}, seed=7, folder="/nowhere")
+OTHER = TrialSpec(number=4, hyperparameters={}, seed=8, folder="/nowhere")
 EVALUATION = Evaluation(step=50, epoch=0.5, metrics={}, seconds=1.0)
 
 
@@ -175,6 +177,14 @@ def test_pause_that_came_with_the_decision_counts_unless_the_trial_is_given_up(
     assert worker.PipeReporter(pipe.channel, 3).report(EVALUATION) is outcome
 
 
+def test_decision_is_that_on_the_trial_in_question(pipe):
+    """Several trials of one worker have asked."""
+    pipe.send(Decide(number=4, decision=Decision.CONTINUE))
+    pipe.send(Decide(number=3, decision=Decision.PRUNE))
+    assert worker.PipeReporter(pipe.channel, 3).report(EVALUATION) is Decision.PRUNE
+    assert worker.PipeReporter(pipe.channel, 4).report(EVALUATION) is Decision.CONTINUE
+
+
 class Study:
     """Stands for a prepared study."""
 
@@ -197,8 +207,8 @@ def calls(monkeypatch):
                 raise answer
             return answer(*args) if callable(answer) else answer
 
-        home = automl_ft.trial.runner if name == "run_trial" else automl_ft.trial.prepare
-        monkeypatch.setattr(home, name, act)
+        homes = {"run_trial": automl_ft.trial.runner, "run_group": automl_ft.trial.group}
+        monkeypatch.setattr(homes.get(name, automl_ft.trial.prepare), name, act)
 
     seen.note = note
     study = Study()
@@ -270,11 +280,40 @@ def test_keep_and_open_are_answered_when_done(serve, calls, bare_lab):
     assert calls[2][2]["prepared"] is calls[1][1][0], "what was prepared is not looked at again"
 
 
-def test_run_answers_with_a_result_for_each_trial(serve, bare_lab):
+def test_run_answers_with_the_result_of_the_trial(serve, bare_lab):
     serve.send(prepare(bare_lab.config()))
     serve.read()
-    serve.send(Run(specs=(SPEC, SPEC)))
-    assert [serve.read() for _ in range(2)] == [TrialResulted(result=result(3))] * 2
+    serve.send(Run(specs=(SPEC,)))
+    assert serve.read() == TrialResulted(result=result(3))
+
+
+def test_group_answers_with_a_result_for_each_trial(serve, calls, bare_lab):
+    def train(specs, study, reporter_for, emit):
+        for spec in specs:
+            reporter_for(spec.number).progress(progress())
+        for spec in reversed(specs):
+            emit(result(spec.number))
+
+    calls.note("run_group", train)
+    serve.send(prepare(bare_lab.config()))
+    serve.read()
+    serve.send(Run(specs=(SPEC, OTHER)))
+    assert [serve.read().number for _ in range(2)] == [3, 4]
+    assert [serve.read().result.number for _ in range(2)] == [4, 3]
+
+
+def test_group_learns_of_a_pause(serve, calls, bare_lab):
+    def wait(specs, study, reporter_for, emit):
+        (_, _, options) = calls[-1]
+        wait_until(options["is_pausing"])
+        emit(result(specs[0].number))
+
+    calls.note("run_group", wait)
+    serve.send(prepare(bare_lab.config()))
+    serve.read()
+    serve.send(Run(specs=(SPEC, OTHER)))
+    serve.send(Pause())
+    assert serve.read() == TrialResulted(result=result(3))
 
 
 @pytest.mark.parametrize("request_", [Keep(folder="/x"), Run(specs=(SPEC,))])
