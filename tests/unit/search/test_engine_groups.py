@@ -83,7 +83,7 @@ def test_other_trials_run_alone(lab):
 def test_groups_grow_with_what_the_sampler_has_learnt_from(lab):
     lab.search(trials=18, pruner="none", space=HEAD_ONLY_SPACE)
     sizes = [len(group) for group in lab.script.groups]
-    assert sizes == [8, 2, 2, 3, 3]
+    assert sizes == [4, 2, 2, 2, 2, 3, 3]
 
 
 def test_proposal_that_does_not_fit_ends_the_group_and_runs_next(lab, search):
