@@ -1,0 +1,309 @@
+"""How much faster is a list of trials here than with Trainer.hyperparameter_search, at equal F1?
+
+Both sides run the same six configurations of the same rows, tokens, updates and seeds, in turn;
+each repeat has a seed of its own and starts with empty caches. Loading libraries, tokenising and
+starting processes are outside the timing of both sides. The last line is JSON.
+
+    python benchmarks/against_trainer.py --quick --data-set r8
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from measuring.arguments import make_parser, print_json, settle, sizes_of, write_large_model
+from measuring.engine import Session, Setting, Timed, final_f1, memory_of, setting_of
+from measuring.figures import compare_f1, compare_seconds, show_ratio
+from measuring.incumbent import Found, Incumbent, IncumbentSetting
+from measuring.machine import describe_machine
+from measuring.recipes import LIST, of_part
+from measuring.rows import BenchData, MissingDataError, write_rows
+
+from automl_ft.specs.trial import TrialResult
+from automl_ft.trial.prepare import prepare_study
+
+ALONE = (
+    ("head_cold", "head"),
+    ("head_warm", "head"),
+    ("full", "full"),
+    ("half_cold", "half"),
+    ("half_warm", "half"),
+)
+"""Single configurations, in the order in which they fill the caches."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Record:
+    """What one model on one data set showed, repeat by repeat."""
+
+    found: list[Found] = field(default_factory=list)
+    """The other side's lists."""
+    lists: dict[int, list[Timed]] = field(default_factory=dict)
+    """Our lists, by number of workers."""
+    alone: dict[str, list[Timed]] = field(default_factory=dict)
+    """Our single configurations, by their names in `ALONE`."""
+    setup_seconds: list[float] = field(default_factory=list)
+    """From the start of our processes until they could run trials."""
+
+
+def main() -> None:
+    """Measure every data set and model that is asked for, and print it all."""
+    options = parse(sys.argv[1:])
+    settle(options)
+    results: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for model in options.models:
+            for name in options.data_set:
+                place = Path(folder) / f"{len(results)}-{name}"
+                place.mkdir()
+                try:
+                    data = load(name, place, options)
+                except MissingDataError as error:
+                    print(f"skipped: {error}", flush=True)
+                    continue
+                results.append(compare(write_large_model(model, place), data, place, options))
+                results[-1] |= {"data_set": name, "model": model}
+    machine = describe_machine(options.device)
+    print_json({"machine": machine, "sizes": sizes_of(options), "results": results})
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Read the options.
+
+    Args:
+        arguments: The command line without the script.
+
+    Returns:
+        The options.
+    """
+    parser = make_parser(__doc__)
+    parser.set_defaults(model=None)
+    add = parser.add_argument
+    add("--data-set", nargs="+", default=["sst2"], help="r8, sst2, trec6, or another folder")
+    add("--workers", type=int, nargs="+", default=[1, 2], help="our worker processes, each in turn")
+    add("--eval-batch-size", type=int, default=64, help="of the other side")
+    for flag in ("--trainer-bf16", "--trainer-group-by-length"):
+        add(flag, default="auto", choices=["auto", "yes", "no"], help="auto takes the faster")
+    add("--compile", action="store_true", help="the other side goes through torch.compile")
+    options = parser.parse_args(arguments)
+    large = ["bert-base-random"] if options.device.startswith("cuda") else []
+    options.models = [options.model] if options.model else ["minilm-l6", *large]
+    return options
+
+
+def load(name: str, folder: Path, options: argparse.Namespace) -> BenchData:
+    """Draw the rows of a data set.
+
+    Args:
+        name: The data set.
+        folder: Where the files go.
+        options: The command line.
+
+    Returns:
+        The files.
+
+    Raises:
+        MissingDataError: It is not here.
+    """
+    sizes = (options.train_rows, options.validation_rows)
+    return write_rows(name, folder, sizes, options.data_folder, options.wheel)
+
+
+def compare(
+    checkpoint: str, data: BenchData, folder: Path, options: argparse.Namespace
+) -> dict[str, Any]:
+    """Run both sides in turn.
+
+    Args:
+        checkpoint: The model.
+        data: The rows.
+        folder: For our studies.
+        options: The command line.
+
+    Returns:
+        The figures.
+    """
+    setting = setting_of(options, checkpoint, data)
+    study = prepare_study(setting.config(), (checkpoint,), None)
+    incumbent = Incumbent(study, options.epochs)
+    probes = probe(incumbent, options)
+    best = min(probes, key=lambda choice: probes[choice])
+    record = Record()
+    for repeat in range(options.repeats):
+        sides = [
+            lambda seed=repeat: record.found.append(incumbent.search(LIST, best, seed)),
+            lambda seed=repeat: run_ours(record, setting, folder / str(seed), options.workers),
+        ]
+        for side in sides if repeat % 2 == 0 else reversed(sides):
+            side()
+        print(f"{data.name}: repeat {repeat + 1} of {options.repeats} is done", flush=True)
+    tokens = {name: split.num_tokens for name, split in study.checkpoint(None).splits.items()}
+    figures = summarise(record) | {
+        "tokens": tokens,
+        "precision": study.facts.precision,
+        "trainer_setting": {name: getattr(best, name) for name in best.__slots__},
+        "trainer_probe_seconds": {describe(choice): probes[choice] for choice in probes},
+    }
+    show(f"{data.name}, {Path(checkpoint).name}", figures)
+    return figures
+
+
+def probe(incumbent: Incumbent, options: argparse.Namespace) -> dict[IncumbentSetting, float]:
+    """Time the settings that a careful user of the other side would try, where there is a choice.
+
+    Args:
+        incumbent: The other side.
+        options: The command line.
+
+    Returns:
+        Seconds by setting; zero where there was no choice.
+    """
+    answers = {"auto": (False, True), "yes": (True,), "no": (False,)}
+    choices = [
+        IncumbentSetting(
+            bf16=bf16,
+            group_by_length=group,
+            compile=options.compile,
+            eval_batch_size=options.eval_batch_size,
+        )
+        for bf16 in answers[options.trainer_bf16]
+        for group in answers[options.trainer_group_by_length]
+    ]
+    if len(choices) == 1:
+        return {choices[0]: 0.0}
+    return incumbent.probe(of_part("full"), choices)
+
+
+def describe(choice: IncumbentSetting) -> str:
+    """Name a setting of the other side in a few words.
+
+    Args:
+        choice: The setting.
+
+    Returns:
+        Such as `bf16, grouped by length`.
+    """
+    return ("bf16" if choice.bf16 else "fp32") + (
+        ", grouped by length" if choice.group_by_length else ""
+    )
+
+
+def run_ours(record: Record, setting: Setting, folder: Path, workers: Sequence[int]) -> None:
+    """Run the list with each number of workers, and each part alone.
+
+    Args:
+        record: Takes the results in.
+        setting: What trials share.
+        folder: For the studies of this repeat; its name is the seed.
+        workers: Numbers of worker processes.
+    """
+    seed = int(folder.name)
+    for count in workers:
+        with Session(setting, folder / f"list-{count}", count) as session:
+            record.lists.setdefault(count, []).append(session.run_list(LIST, seed))
+            record.setup_seconds.append(session.setup_seconds)
+    with Session(setting, folder / "alone") as session:
+        for name, part in ALONE:
+            timed = session.run_one(of_part(part), seed)
+            record.alone.setdefault(name, []).append(timed)
+
+
+def summarise(record: Record) -> dict[str, Any]:
+    """Turn runs into figures.
+
+    Args:
+        record: All repeats.
+
+    Returns:
+        Ratios, scores, memory and updates, as plain values.
+    """
+    theirs = [found.seconds for found in record.found]
+    ratios = {
+        f"list_{count}_worker{'s' * (count > 1)}": compare_seconds(
+            [timed.seconds for timed in runs], theirs
+        )
+        for count, runs in record.lists.items()
+    }
+    for name, part in ALONE:
+        ours = [timed.seconds for timed in record.alone[name]]
+        ratios[name] = compare_seconds(ours, their_seconds(record, part))
+    first = next(iter(record.lists.values()))
+    hours = {"trainer": theirs} | {
+        f"ours_{count}": [timed.seconds for timed in runs] for count, runs in record.lists.items()
+    }
+    return {
+        "ratios": ratios,
+        "trials_per_hour": {
+            side: 3600 * len(LIST) * len(seconds) / sum(seconds) for side, seconds in hours.items()
+        },
+        "f1": compare_f1(
+            [[final_f1(result) for result in timed.results] for timed in first],
+            [[trial.f1 for trial in found.trials] for found in record.found],
+        ),
+        "memory": memory(first[-1].results, record.found[-1]),
+        "updates": [trial.updates for trial in record.found[-1].trials],
+        "setup_seconds": record.setup_seconds,
+    }
+
+
+def their_seconds(record: Record, part: str) -> list[float]:
+    """Return what one configuration of a part took the other side, in each repeat.
+
+    Args:
+        record: All repeats.
+        part: `head`, `half` or `full`.
+
+    Returns:
+        The mean seconds over the part's configurations.
+    """
+    wanted = [index for index, configuration in enumerate(LIST) if configuration.part == part]
+    return [
+        sum(found.trials[index].seconds for index in wanted) / len(wanted) for found in record.found
+    ]
+
+
+def memory(results: Sequence[TrialResult], found: Found) -> list[dict[str, Any]]:
+    """Set what each trial took beside its forecast and what the other side took.
+
+    Args:
+        results: Ours, of the last repeat.
+        found: The other side's.
+
+    Returns:
+        MiB by configuration. Resident size of the worker on a CPU, where the other side's is not
+        measured; the allocator's peak on a GPU.
+    """
+    return [
+        {"part": configuration.part, **memory_of(result), "trainer_peak_mib": trial.peak_memory_mib}
+        for configuration, result, trial in zip(LIST, results, found.trials, strict=True)
+    ]
+
+
+def show(title: str, figures: dict[str, Any]) -> None:
+    """Print the figures of one data set for people.
+
+    Args:
+        title: What was measured.
+        figures: From `summarise`.
+    """
+    print(f"\n{title}: ours against Trainer.hyperparameter_search, medians and range of ratios")
+    for name, comparison in figures["ratios"].items():
+        print("  " + show_ratio(name, comparison))
+    f1 = figures["f1"]
+    print(f"  macro F1 {f1['ours']:.4f} against {f1['theirs']:.4f}", end="")
+    if f1["interval_95"] is not None:
+        low, high = f1["interval_95"]
+        print(f": difference {f1['difference']:+.4f} ({low:+.4f} to {high:+.4f}, 95 %)", end="")
+        print(f", between seeds {f1['seed_spread']:.4f}", end="")
+    hours = figures["trials_per_hour"].items()
+    print("\n  trials an hour: " + ", ".join(f"{side} {rate:.0f}" for side, rate in hours))
+
+
+if __name__ == "__main__":
+    main()
