@@ -12,7 +12,19 @@ from numpy.typing import NDArray
 from automl_ft.data.encoding import EncodedRow, EncodedSplit
 from automl_ft.data.table import IntArray
 
-__all__ = ["Batch", "Padding", "collate", "eval_batches", "pad_batch", "training_order"]
+__all__ = [
+    "Batch",
+    "Padding",
+    "bucketed_order",
+    "collate",
+    "eval_batches",
+    "pad_batch",
+    "training_order",
+]
+
+_BATCHES_SORTED = 16
+"""Batches whose rows are sorted by length together: enough that little is padded, few enough that
+an epoch stays random."""
 
 Batch: TypeAlias = dict[str, NDArray[np.int64]]
 """`input_ids`, `attention_mask` and, where the model asks for it, `token_type_ids` of shape
@@ -46,6 +58,38 @@ def training_order(num_rows: int, epoch: int, seed: int) -> NDArray[np.int64]:
         A permutation of the row indices, shape (num_rows,).
     """
     return np.random.default_rng([seed, epoch]).permutation(num_rows)
+
+
+def bucketed_order(
+    lengths: NDArray[np.int64], batch_size: int, epoch: int, seed: int
+) -> NDArray[np.int64]:
+    """Return an order of the training rows in which the rows of a batch are of similar length.
+
+    The rows are shuffled as `training_order` does it; within each 16 batches they are sorted by
+    length and cut into batches, and the batches are shuffled. Rows that fill no batch come last, as
+    they fell. (The idea is transformers' `LengthGroupedSampler`, with a mega-batch of 16 batches.)
+
+    Args:
+        lengths: Tokens of each row, shape (num_rows,).
+        batch_size: Rows in a batch, 1 or more.
+        epoch: Number of the epoch, from 0.
+        seed: The trial's seed, 0 or more.
+
+    Returns:
+        A permutation of the row indices, shape (num_rows,).
+    """
+    order = training_order(len(lengths), epoch, seed)
+    num_full = len(order) // batch_size * batch_size
+    span = _BATCHES_SORTED * batch_size
+    batches = []
+    for start in range(0, num_full, span):
+        rows = order[start : min(start + span, num_full)]
+        batches.append(rows[np.argsort(lengths[rows], kind="stable")].reshape(-1, batch_size))
+    if not batches:
+        return order
+    # The constant keeps this stream apart from that of the rows.
+    shuffled = np.random.default_rng([seed, epoch, 4]).permutation(np.concatenate(batches))
+    return np.concatenate([shuffled.reshape(-1), order[num_full:]])
 
 
 def eval_batches(split: EncodedSplit, batch_size: int) -> Iterator[IntArray]:

@@ -8,6 +8,7 @@ the trial's value on the study's own validation rows.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import numpy.typing as npt
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -39,6 +41,7 @@ from automl_ft.models.load import (
     weights_hash,
 )
 from automl_ft.models.quiet import quiet
+from automl_ft.models.vocabulary import expand_saved
 from automl_ft.specs.layout import LOGITS, rows_folder, trial_folder
 from automl_ft.tasks.registry import get_task
 from automl_ft.trial.evaluation import predict_logits
@@ -222,7 +225,7 @@ def _overlay(model: PreTrainedModel, checkpoint: Path) -> None:
             f"The model of this trial is damaged (`{checkpoint}`: {error}). Train it again: put its"
             " number in line with `automl-ft enqueue STUDY N` and run the search."
         ) from error
-    for name, value in trained.items():
+    for name, value in _whole(trained, parameters, checkpoint).items():
         if name not in parameters or parameters[name].shape != value.shape:
             raise ExportError(
                 f"The checkpoint `{checkpoint}` holds a parameter `{name}` of shape"
@@ -230,6 +233,20 @@ def _overlay(model: PreTrainedModel, checkpoint: Path) -> None:
                 " transformers may have trained it. Export with that version, or train it again."
             )
         parameters[name].copy_(value)
+
+
+def _whole(
+    trained: dict[str, Tensor], parameters: Mapping[str, Tensor], checkpoint: Path
+) -> dict[str, Tensor]:
+    """Make embeddings whole that were trained for the tokens in use only."""
+    try:
+        return expand_saved(trained, parameters)
+    except (KeyError, IndexError, RuntimeError, ValueError) as error:
+        raise ExportError(
+            f"The checkpoint `{checkpoint}` holds an embedding that does not fit the pretrained"
+            f" model ({error}); another version of transformers may have trained it. Export with"
+            " that version, or train it again."
+        ) from error
 
 
 def _device_like(described: str) -> torch.device:

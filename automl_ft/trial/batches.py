@@ -1,4 +1,4 @@
-"""Which rows does a step see, and as which tensors?"""
+"""Which rows does a step see, and in which batches is a split scored?"""
 
 from __future__ import annotations
 
@@ -10,8 +10,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from automl_ft.data.augmentation import Augmentation, augmenter
-from automl_ft.data.batches import Padding, collate, eval_batches, training_order
+from automl_ft.data.batches import (
+    Padding,
+    bucketed_order,
+    collate,
+    eval_batches,
+    training_order,
+)
 from automl_ft.data.encoding import EncodedSplit
 from automl_ft.trial.schedule import steps_per_epoch
 
@@ -28,10 +33,8 @@ class TrainingBatches:
     """Effective batch size."""
     seed: int
     """The trial's seed."""
-    augmentation: Augmentation
-    """What is done to training rows."""
-    padding: Padding
-    """How rows are padded."""
+    is_bucketed: bool = False
+    """Whether the rows of a batch are of similar length."""
 
     @property
     def num_examples(self) -> int:
@@ -52,6 +55,8 @@ class TrainingBatches:
         Returns:
             A permutation of the rows, shape (num_examples,).
         """
+        if self.is_bucketed:
+            return bucketed_order(self.split.lengths, self.batch_size, epoch, self.seed)
         return training_order(self.num_examples, epoch, self.seed)
 
     def rows(self, order: npt.NDArray[np.int64], batch: int) -> npt.NDArray[np.int64]:
@@ -65,23 +70,6 @@ class TrainingBatches:
             Row numbers, shape (batch_size,); fewer in the last batch.
         """
         return order[batch * self.batch_size : (batch + 1) * self.batch_size]
-
-    def tensors(
-        self, rows: npt.NDArray[np.int64], epoch: int, device: torch.device
-    ) -> tuple[dict[str, Tensor], Tensor]:
-        """Return some rows, augmented and padded.
-
-        Args:
-            rows: Row numbers, shape (batch,).
-            epoch: The epoch, for augmentation.
-            device: Where the tensors go.
-
-        Returns:
-            The model's inputs, each (batch, seq_len), and the targets (batch,), all int64.
-        """
-        augment = augmenter(self.augmentation, seed=self.seed, epoch=epoch)
-        inputs = _to_tensors(collate(self.split, rows, self.padding, augment), device)
-        return inputs, inputs.pop("labels")
 
 
 def evaluation_tensors(

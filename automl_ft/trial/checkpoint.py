@@ -30,7 +30,7 @@ from automl_ft.specs.layout import BEST, LAST, LOGITS
 
 __all__ = ["BEST", "LAST", "LOGITS", "FORMAT_VERSION", "load_last", "save_best", "save_last"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Version of `last.pt`; a file of another version is not resumed."""
 _FULL_BYTES = 4 * 1024 * 1024
 _DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)

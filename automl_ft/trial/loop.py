@@ -24,22 +24,22 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from automl_ft.models.freezing import FreezingPlan
+from automl_ft.models.vocabulary import CutEmbedding
 from automl_ft.specs.decision import Decision, Evaluation, Progress, Reporter
 from automl_ft.specs.trial import Outcome
 from automl_ft.trial.batches import TrainingBatches
 from automl_ft.trial.checkpoint import save_best, save_last
+from automl_ft.trial.compute import ComputeModel
+from automl_ft.trial.forward import Forward
+from automl_ft.trial.losses import DivergedError, LossLog
 from automl_ft.trial.memory import peak_memory_mib
 from automl_ft.trial.optimizer import shrink_l1
 from automl_ft.trial.recipe import Recipe
 from automl_ft.trial.seeding import random_states
 from automl_ft.trial.state import TrainingState
-from automl_ft.trial.step import StepRunner
+from automl_ft.trial.step import Stepper
 
-__all__ = ["DivergedError", "Job", "fit"]
-
-
-class DivergedError(Exception):
-    """The training loss or the gradients are no longer finite, or the loss exploded."""
+__all__ = ["Job", "fit"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,19 +48,29 @@ class Job:
 
     recipe: Recipe
     model: PreTrainedModel
+    """Holds the parameters, in fp32."""
+    compute: ComputeModel
+    """Computes, in the trial's precision."""
     plan: FreezingPlan
     optimizer: torch.optim.Optimizer
+    parameters: tuple[Tensor, ...]
+    """All that the optimiser trains at some time."""
     schedule: torch.optim.lr_scheduler.LambdaLR
     batches: TrainingBatches
-    stepper: StepRunner
-    evaluate: Callable[[PreTrainedModel], npt.NDArray[np.float32]]
-    """Scores on the validation split, shape (num_rows, num_labels)."""
+    stepper: Stepper
+    losses: LossLog
+    validation: Forward
+    """Gives scores of the validation split, in fp32."""
+    eval_batch_size: int
+    """Validation rows at once."""
     score: Callable[[npt.NDArray[np.float32]], dict[str, float]]
     """Metrics of such scores, without a prefix."""
     objective: str
     """Which of them is the objective."""
-    validations: Mapping[int, int]
-    """From `schedule.validation_steps`."""
+    validations: Callable[[int], Mapping[int, int]]
+    """From an epoch to its `schedule.validation_steps`."""
+    cut: CutEmbedding | None
+    """The embedding that holds the tokens in use only; None where it is whole."""
     patience: int | None
     """Early stopping: validations without a better value; None runs it out."""
     num_labels: int
@@ -124,12 +134,13 @@ def run_epoch(job: Job, state: TrainingState, reporter: Reporter) -> Outcome | N
         DivergedError: The loss or the gradients are not finite, or the loss exploded.
     """
     order = job.batches.order(state.epoch)
+    validations = job.validations(state.epoch)
     while state.batch < job.batches.num_batches:
         began = time.perf_counter()
-        loss = train_step(job, state, order)
+        train_step(job, state, order)
         state.seconds += time.perf_counter() - began
-        decision = reporter.progress(_progress(job, state, loss))
-        if state.batch - 1 in job.validations:
+        decision = reporter.progress(_progress(job, state))
+        if state.batch - 1 in validations:
             decision = validate(job, state, reporter)
             if _is_finished(job, state):
                 return Outcome.COMPLETE
@@ -141,7 +152,7 @@ def run_epoch(job: Job, state: TrainingState, reporter: Reporter) -> Outcome | N
     return None
 
 
-def train_step(job: Job, state: TrainingState, order: npt.NDArray[np.int64]) -> float:
+def train_step(job: Job, state: TrainingState, order: npt.NDArray[np.int64]) -> None:
     """Train one effective batch.
 
     Args:
@@ -149,31 +160,25 @@ def train_step(job: Job, state: TrainingState, order: npt.NDArray[np.int64]) -> 
         state: Counts it.
         order: Row numbers of the epoch.
 
-    Returns:
-        Mean loss of the batch in nats.
-
     Raises:
-        DivergedError: The loss or the gradient's norm is not finite.
+        DivergedError: The loss or the gradient's norm is not finite; on a GPU it may be that of a
+            step or two before.
     """
     enter_stage(job, state)
     rows = job.batches.rows(order, state.batch)
-    loss = job.stepper.backward(job.model, rows, state.epoch, state.step)
-    parameters = [p for group in job.optimizer.param_groups for p in group["params"]]
-    norm = nn.utils.clip_grad_norm_(
-        [p for p in parameters if p.grad is not None], job.recipe.max_grad_norm
-    )
-    if not math.isfinite(loss) or not math.isfinite(norm.item()):
-        raise DivergedError(
-            f"training loss {loss} and gradient norm {norm.item()} at step {state.step + 1}"
-        )
+    loss = job.stepper.backward(rows, state.epoch, state.step)
+    with_gradient = [p for p in job.parameters if p.grad is not None]
+    norm = nn.utils.clip_grad_norm_(with_gradient, job.recipe.max_grad_norm)
+    job.losses.add(loss, norm, state.step + 1)
     job.optimizer.step()
     shrink_l1(job.optimizer, job.recipe.l1)
+    if job.cut is not None:
+        job.cut.step(job.optimizer, job.recipe.l1)
+    job.compute.refresh()
     job.schedule.step()
     job.optimizer.zero_grad(set_to_none=True)
     state.batch, state.step = state.batch + 1, state.step + 1
     state.examples_seen += len(rows)
-    state.loss_sum, state.loss_steps = state.loss_sum + loss, state.loss_steps + 1
-    return loss
 
 
 def enter_stage(job: Job, state: TrainingState) -> None:
@@ -184,10 +189,13 @@ def enter_stage(job: Job, state: TrainingState) -> None:
         state: Its stage follows the share of training done.
     """
     stage = job.plan.stage(state.examples_seen / job.total_examples)
-    if stage != state.stage or not job.model.training:
+    if stage != state.stage or not job.compute.model.training:
         state.stage = stage
-        job.plan.apply(job.model, stage)
-        job.plan.set_train_mode(job.model, stage)
+        job.compute.enter(job.plan, stage)
+    share = job.recipe.epochs / job.plan.num_stages
+    job.stepper.forward.enter(job.plan, stage, num_passes=share)
+    per_epoch = max(1, len(job.validations(state.epoch)))
+    job.validation.enter(job.plan, stage, num_passes=share * per_epoch)
 
 
 def validate(job: Job, state: TrainingState, reporter: Reporter) -> Decision:
@@ -205,12 +213,14 @@ def validate(job: Job, state: TrainingState, reporter: Reporter) -> Decision:
         DivergedError: The validation loss is not finite, or the training loss exploded.
     """
     began = time.perf_counter()
+    job.losses.drain(state)
     train_loss = state.loss_sum / max(state.loss_steps, 1)
-    logits = job.evaluate(job.model)
+    job.model.eval()  # type: ignore[no-untyped-call]
+    logits = job.validation.all_scores(job.eval_batch_size)
     metrics = {f"validation_{name}": value for name, value in job.score(logits).items()}
     metrics["train_loss"] = train_loss
     _check_divergence(job, metrics, train_loss)
-    nominal = state.epoch * job.batches.num_examples + job.validations[state.batch - 1]
+    nominal = state.epoch * job.batches.num_examples + job.validations(state.epoch)[state.batch - 1]
     value = metrics[f"validation_{job.objective}"]
     state.seconds += time.perf_counter() - began
     evaluation = Evaluation(
@@ -221,7 +231,7 @@ def validate(job: Job, state: TrainingState, reporter: Reporter) -> Decision:
     )
     began = time.perf_counter()
     if state.note_validation(evaluation, value):
-        save_best(job.folder, trained_parameters(job), logits)
+        save_best(job.folder, best_parameters(job), logits)
     state.seconds += time.perf_counter() - began
     save_checkpoint(job, state)
     return reporter.report(evaluation)
@@ -253,6 +263,22 @@ def trained_parameters(job: Job) -> dict[str, Tensor]:
     return {name: p.detach() for name, p in job.model.named_parameters() if name in wanted}
 
 
+def best_parameters(job: Job) -> dict[str, Tensor]:
+    """Return what the best model is written as: `models.vocabulary.expand_saved` reads it.
+
+    Args:
+        job: The parts.
+
+    Returns:
+        The parameters that training may have changed, and beside a cut embedding what makes it
+        whole again.
+    """
+    parameters = trained_parameters(job)
+    if job.cut is not None and job.cut.name in parameters:
+        parameters.update(job.cut.saved())
+    return parameters
+
+
 def save_checkpoint(job: Job, state: TrainingState) -> None:
     """Write everything that the next step depends on.
 
@@ -260,6 +286,7 @@ def save_checkpoint(job: Job, state: TrainingState) -> None:
         job: The parts.
         state: Where the trial stands.
     """
+    job.losses.drain(state)
     state.peak_memory_mib = max(state.peak_memory_mib, peak_memory_mib(job.device))
     save_last(
         job.folder,
@@ -268,16 +295,17 @@ def save_checkpoint(job: Job, state: TrainingState) -> None:
             "optimizer": job.optimizer.state_dict(),
             "schedule": job.schedule.state_dict(),
             "random": random_states(job.device),
+            "unused_rows": None if job.cut is None else job.cut.unused.to_plain(),
             "state": state.to_plain(),
         },
     )
 
 
-def _progress(job: Job, state: TrainingState, loss: float) -> Progress:
+def _progress(job: Job, state: TrainingState) -> Progress:
     return Progress(
         examples_seen=state.examples_seen,
         total_examples=job.total_examples,
-        train_loss=loss,
+        train_loss=job.losses.latest,
         seconds=state.seconds,
     )
 

@@ -10,9 +10,10 @@ import dataclasses
 import platform
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -34,12 +35,16 @@ from automl_ft.models.load import (
     weights_hash,
 )
 from automl_ft.specs.facts import CheckpointFacts, DataFacts, StudyFacts
-from automl_ft.specs.layout import encoded_folder, rows_folder
+from automl_ft.specs.layout import activations_folder, encoded_folder, rows_folder
 from automl_ft.specs.validation import choose_validations_per_epoch, resolved_validations
 from automl_ft.tasks.base import Task
 from automl_ft.tasks.registry import get_task
 from automl_ft.trial.precision import describe_device, pick_device, resolve_precision
+from automl_ft.trial.prefix_cache import PrefixCache
 from automl_ft.version import __version__
+
+if TYPE_CHECKING:
+    from automl_ft.trial.assets import CheckpointAssets
 
 __all__ = [
     "OpenCheckpoint",
@@ -88,6 +93,16 @@ class PreparedStudy:
     """The checkpoints that trials may use, by the user's name."""
     rows: Splits | None = None
     """The rows themselves, until they are kept."""
+    cache: PrefixCache | None = None
+    """Where activations of frozen blocks are kept; None before the study has a folder."""
+    assets: dict[str, CheckpointAssets] = field(default_factory=dict)
+    """What trials of this process found out about its checkpoints, by the user's name."""
+
+    @property
+    def precision(self) -> str:
+        """In which trials compute, `fp32` or `bf16`; `auto` is what it came to at the start."""
+        setting = self.config.training.precision
+        return self.facts.precision if setting == "auto" else setting
 
     @property
     def validations_per_epoch(self) -> float:
@@ -237,7 +252,13 @@ def open_study(
         task=get_task(config.task),
         device=pick_device(config.device),
         checkpoints=opened,
+        cache=_cache(config, folder),
     )
+
+
+def _cache(config: StudyConfig, folder: Path) -> PrefixCache | None:
+    budget = int(config.training.activation_cache_gib * 2**30)
+    return PrefixCache(activations_folder(folder), budget) if budget else None
 
 
 def _read(config: StudyConfig, task: Task, kept_in: Path | None) -> Splits:

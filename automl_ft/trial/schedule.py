@@ -51,7 +51,7 @@ def build_schedule(
 def validation_steps(
     num_examples: int,
     batch_size: int,
-    validations_per_epoch: float | str,
+    validations_per_epoch: float,
     epoch: int = 0,
     epochs: int = 1,
 ) -> dict[int, int]:
@@ -76,8 +76,6 @@ def validation_steps(
         By index of the batch in its epoch: the nominal examples of this epoch,
         `round(num_examples * j / k)`. The last batch is among them, or there is none.
     """
-    if isinstance(validations_per_epoch, str):
-        validations_per_epoch = 2  # NOTE: until the caller passes what `auto` came to
     if (epoch + 1) % epochs_between_validations(validations_per_epoch) and epoch + 1 != epochs:
         return {}
     points: dict[int, int] = {}

@@ -1,70 +1,98 @@
 """How does one effective batch become gradients?
 
-The plain path: padded micro-batches, gradients summed and divided by the whole batch's weight, so
-that the result does not depend on the size of the micro-batches, but for rounding, dropout and
-mixup, which mixes rows of one micro-batch.
+In micro-batches, whose gradients are summed and divided by the whole batch's weight, so that the
+result does not depend on their size, but for rounding, dropout and mixup, which mixes rows of one
+micro-batch.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from automl_ft.data.augmentation import Augmentation
+from automl_ft.models.dropout import DropoutStream
 from automl_ft.tasks.base import Loss
-from automl_ft.trial.batches import TrainingBatches
-from automl_ft.trial.precision import autocast
+from automl_ft.trial.compute import ComputeModel
+from automl_ft.trial.forward import Forward
 
-__all__ = ["StepRunner"]
+__all__ = ["StepRunner", "Stepper"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+class Stepper(Protocol):
+    """What the loop needs of whatever makes gradients."""
+
+    forward: Forward
+    """Gives the scores of training rows; told of each stage."""
+
+    def backward(self, rows: npt.NDArray[np.int64], epoch: int, step: int) -> Tensor:
+        """Accumulate the gradients of a batch in the fp32 parameters.
+
+        Args:
+            rows: Row numbers, shape (batch,).
+            epoch: The epoch, from 0.
+            step: Optimiser step, from 0.
+
+        Returns:
+            Mean loss of the batch in nats, a scalar on the device.
+        """
+        ...
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
 class StepRunner:
     """Runs forward and backward of one effective batch."""
 
-    batches: TrainingBatches
-    """Makes tensors of rows."""
+    forward: Forward
+    """Gives the scores of training rows."""
+    compute: ComputeModel
+    """The model that computes, and the one that holds the parameters."""
     loss: Loss
     """The task's loss."""
+    augmentation: Augmentation | None
+    """What is done to rows; None for nothing."""
     mixup: float
     """Alpha of the Beta distribution; 0 is off."""
     micro_batch_size: int
     """Rows that pass through the model at once."""
-    precision: str
-    """`fp32` or `bf16`."""
-    device: torch.device
-    """Where the model is."""
+    seed: int
+    """The trial's seed."""
+    stream: DropoutStream | None
+    """Dropout masks; None where torch's own generator draws them."""
 
-    def backward(
-        self, model: nn.Module, rows: npt.NDArray[np.int64], epoch: int, step: int
-    ) -> float:
-        """Accumulate the gradients of a batch.
+    def backward(self, rows: npt.NDArray[np.int64], epoch: int, step: int) -> Tensor:
+        """Accumulate the gradients of a batch in the fp32 parameters.
 
         Args:
-            model: In training mode; its gradients grow.
             rows: Row numbers, shape (batch,).
             epoch: The epoch, for augmentation.
-            step: Optimiser step, for mixup.
+            step: Optimiser step, for dropout and mixup.
 
         Returns:
-            Mean loss of the batch in nats; the mean is weighted where classes are.
+            Mean loss of the batch in nats, a scalar on the device; the mean is weighted where
+            classes are.
         """
-        labels = np.asarray(self.batches.split.labels[rows], dtype=np.int64)
-        weight = self.loss.weight(torch.from_numpy(labels).to(self.device))
-        total = 0.0
-        # The constant keeps this stream apart from those of `data.batches` and augmentation.
-        generator = np.random.default_rng([self.batches.seed, step, 0, 2])
+        if self.stream is not None:
+            self.stream.begin(step)
+        labels = np.asarray(self.forward.maker.split.labels[rows], dtype=np.int64)
+        weight = self.loss.weight(torch.from_numpy(labels))
+        # The constant keeps this stream apart from those of data, augmentation and dropout.
+        generator = np.random.default_rng([self.seed, step, 0, 2])
+        total: Tensor | None = None
         for start in range(0, len(rows), self.micro_batch_size):
             micro = rows[start : start + self.micro_batch_size]
-            inputs, targets = self.batches.tensors(micro, epoch, self.device)
-            with autocast(self.precision, self.device):
-                logits = model(**inputs).logits
-            loss = self._loss(logits, targets, generator) / weight
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += loss.item()
+            targets = self.forward.maker.labels(micro)
+            with self.forward.scores(micro, self.augmentation, (self.seed, epoch)) as logits:
+                loss = self._loss(logits, targets, generator) / weight
+                loss.backward()  # type: ignore[no-untyped-call]
+            self.compute.collect()
+            total = loss.detach() if total is None else total + loss.detach()
+        assert total is not None
         return total
 
     def _loss(self, logits: Tensor, targets: Tensor, generator: np.random.Generator) -> Tensor:

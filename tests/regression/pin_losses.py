@@ -93,7 +93,9 @@ def _study(folder: Path) -> PreparedStudy:
         model=ModelConfig(checkpoint=str(folder / "model")),
         data=data,
         device="cpu",
-        training=TrainingConfig(micro_batch_size=5, eval_batch_size=16, precision="fp32"),
+        training=TrainingConfig(
+            micro_batch_size=5, eval_batch_size=16, precision="fp32", validations_per_epoch=2
+        ),
     )
     return prepare_study(config, (config.model.checkpoint,), None)
 

@@ -113,7 +113,9 @@ def config(checkpoint: Path, data: DataConfig) -> StudyConfig:
         model=ModelConfig(checkpoint=str(checkpoint)),
         data=data,
         device="cpu",
-        training=TrainingConfig(micro_batch_size=8, eval_batch_size=8, validations_per_epoch=2),
+        training=TrainingConfig(
+            micro_batch_size=8, eval_batch_size=8, validations_per_epoch=2, precision="fp32"
+        ),
     )
 
 

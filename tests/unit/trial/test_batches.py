@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from automl_ft.data.augmentation import Augmentation
 from automl_ft.trial.batches import TrainingBatches, evaluation_tensors
 from automl_ft.trial.prepare import PreparedStudy
 
@@ -22,7 +21,6 @@ def make(study: PreparedStudy):
     def batches(**changes: Any) -> TrainingBatches:
         plain = {
             "split": opened.splits["train"], "batch_size": 8, "seed": 3,
-            "augmentation": Augmentation(), "padding": opened.padding,
         }  # fmt: skip
         return TrainingBatches(**{**plain, **changes})
 
@@ -51,26 +49,17 @@ def test_epochs_and_seeds_have_orders_of_their_own(make) -> None:
     assert len({tuple(order) for order in orders}) == 3
 
 
-def test_tensors_hold_the_rows_padded_and_their_targets(make) -> None:
-    batches = make()
-    inputs, targets = batches.tensors(np.array([4, 0]), 0, CPU)
-    split = batches.split
-    assert targets.tolist() == [split.labels[4], split.labels[0]]
-    assert inputs["input_ids"].shape == inputs["attention_mask"].shape
-    for number, row in enumerate((4, 0)):
-        ids = split.row(row).input_ids
-        assert inputs["input_ids"][number, : len(ids)].tolist() == ids.tolist()
-        assert inputs["attention_mask"][number].sum() == len(ids)
+def test_a_bucketed_epoch_sees_every_row_once_in_batches_of_similar_length(make) -> None:
+    plain, bucketed = make(), make(is_bucketed=True)
+    order = bucketed.order(2)
+    assert sorted(order) == list(range(bucketed.num_examples))
+    assert _spread(bucketed, order) < 0.6 * _spread(plain, plain.order(2))
+    assert not np.array_equal(order, bucketed.order(3))
 
 
-def test_augmented_tensors_depend_on_the_epoch_not_on_the_batch(make) -> None:
-    batches = make(augmentation=Augmentation(token_dropout=0.5, replacement_token_id=4))
-    alone, _ = batches.tensors(np.array([5]), 1, CPU)
-    other, _ = batches.tensors(np.array([5]), 2, CPU)
-    together, _ = batches.tensors(np.array([2, 5]), 1, CPU)
-    length = alone["input_ids"].shape[1]
-    assert torch.equal(together["input_ids"][1, :length], alone["input_ids"][0])
-    assert not torch.equal(other["input_ids"], alone["input_ids"])
+def _spread(batches: TrainingBatches, order: np.ndarray) -> float:
+    rows = [batches.rows(order, batch) for batch in range(batches.num_batches)]
+    return float(np.mean([np.ptp(batches.split.lengths[part]) for part in rows]))
 
 
 def test_evaluation_sees_every_row_once_without_targets(study: PreparedStudy) -> None:

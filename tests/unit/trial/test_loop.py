@@ -15,10 +15,11 @@ from safetensors.torch import load_file
 
 from automl_ft.specs.decision import Decision
 from automl_ft.specs.trial import Outcome
+from automl_ft.trial.build import build_job
 from automl_ft.trial.checkpoint import BEST, LAST, LOGITS, load_last
-from automl_ft.trial.loop import DivergedError, Job, fit
+from automl_ft.trial.loop import Job, fit
+from automl_ft.trial.losses import DivergedError
 from automl_ft.trial.prepare import PreparedStudy
-from automl_ft.trial.runner import build_job
 from automl_ft.trial.state import TrainingState
 
 
@@ -166,13 +167,13 @@ def test_the_value_is_that_of_the_best_validated_checkpoint(
 ) -> None:
     job, state = make_job(epochs=4, freezing="bottom_layers", frozen_layers=1), TrainingState()
     fit(job, state, script())
-    model = build_job_again(job, study).model
+    again = build_job_again(job, study)
     saved = load_file(job.folder / BEST)
     assert set(saved) == job.plan.ever_trainable()
     with torch.no_grad():
         for name, value in saved.items():
-            model.get_parameter(name).copy_(value)
-    logits = job.evaluate(model)
+            again.model.get_parameter(name).copy_(value)
+    logits = again.validation.all_scores(again.eval_batch_size)
     np.testing.assert_array_equal(logits, np.load(job.folder / LOGITS))
     metrics = job.score(logits)
     assert (
@@ -221,9 +222,7 @@ def test_a_gradient_that_is_not_finite_is_divergence(make_job: Any, script: Any)
 
 def test_a_validation_loss_that_is_not_finite_is_divergence(make_job: Any, script: Any) -> None:
     job = make_job()
-    broken = dataclasses.replace(
-        job, evaluate=lambda model: np.full((18, 3), np.nan, dtype=np.float32)
-    )
+    broken = dataclasses.replace(job, score=lambda logits: {"f1_macro": 0.5, "loss": math.nan})
     with pytest.raises(DivergedError, match="validation loss is nan"):
         fit(broken, TrainingState(), script())
     assert not (job.folder / LAST).exists(), "a checkpoint of a diverged model was written"

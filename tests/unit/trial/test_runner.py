@@ -14,8 +14,9 @@ from automl_ft.specs.codec import from_plain, to_plain
 from automl_ft.specs.decision import Decision
 from automl_ft.specs.failure import FailureKind
 from automl_ft.specs.trial import Outcome, TrialResult, TrialSpec
+from automl_ft.trial.build import build_job
 from automl_ft.trial.prepare import PreparedStudy
-from automl_ft.trial.runner import build_job, restore, run_trial
+from automl_ft.trial.runner import restore, run_trial
 
 
 def test_a_complete_trial_tells_value_metrics_and_cost(run: Any) -> None:
@@ -118,7 +119,7 @@ def test_reinit_layers_changes_the_top_blocks_only(study: PreparedStudy, make_sp
 
 def test_dropout_reaches_the_model(study: PreparedStudy, make_spec: Any) -> None:
     model = build_job(make_spec(dropout=0.35), study).model
-    assert {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)} == {0.35}
+    assert {m.p for m in model.modules() if hasattr(m, "p")} == {0.35}
 
 
 def test_balanced_class_weights_reach_the_loss(study_with: Any, make_spec: Any) -> None:

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from automl_ft.tasks.text_classification import ClassificationLoss
+from automl_ft.trial.build import build_job
 from automl_ft.trial.prepare import PreparedStudy
-from automl_ft.trial.runner import build_job
 
 ROWS = np.arange(13)
 
@@ -23,8 +23,8 @@ def backward(study: PreparedStudy, make_spec: Any):
     def run(*, step: int = 0, epoch: int = 0, rows: np.ndarray = ROWS, recipe=None, **changes: Any):
         job = build_job(make_spec(**{"dropout": 0.0, **(recipe or {})}), study)
         stepper = dataclasses.replace(job.stepper, **changes)
-        job.model.train()
-        loss = stepper.backward(job.model, rows, epoch, step)
+        job.compute.enter(job.plan, 0)
+        loss = stepper.backward(rows, epoch, step).item()
         return loss, {name: p.grad for name, p in job.model.named_parameters()}
 
     return run
@@ -60,9 +60,9 @@ def test_the_loss_is_the_mean_cross_entropy(backward: Any, study: PreparedStudy)
 def test_gradients_accumulate(study: PreparedStudy, make_spec: Any) -> None:
     job = build_job(make_spec(dropout=0.0), study)
     weight = job.model.classifier.weight
-    job.stepper.backward(job.model, ROWS, 0, 0)
+    job.stepper.backward(ROWS, 0, 0)
     once = weight.grad.clone()
-    job.stepper.backward(job.model, ROWS, 0, 0)
+    job.stepper.backward(ROWS, 0, 0)
     torch.testing.assert_close(weight.grad, 2 * once)
 
 
@@ -117,9 +117,15 @@ def test_augmentation_depends_on_the_epoch(backward: Any) -> None:
     assert len({first, other, plain}) == 3
 
 
-def test_bf16_runs_the_model_in_autocast_and_the_loss_in_fp32(backward: Any) -> None:
-    exact, _ = backward()
-    rough, gradients = backward(precision="bf16")
+def test_bf16_computes_in_a_copy_and_leaves_fp32_gradients(study_with, make_spec: Any) -> None:
+    found = {}
+    for precision in ("fp32", "bf16"):
+        study = study_with(precision=precision)
+        job = build_job(make_spec(dropout=0.0), study)
+        job.compute.enter(job.plan, 0)
+        loss = job.stepper.backward(ROWS, 0, 0).item()
+        found[precision] = loss, {name: p.grad for name, p in job.model.named_parameters()}
+    (exact, _), (rough, gradients) = found["fp32"], found["bf16"]
     assert rough != exact
     assert rough == pytest.approx(exact, abs=0.05)
     assert {gradient.dtype for gradient in gradients.values()} == {torch.float32}

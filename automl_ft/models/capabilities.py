@@ -1,0 +1,308 @@
+"""Which shortcuts does a model allow? Found by trying them on a few rows, not from a list.
+
+Whatever does not give the scores of the plain model is not used, and a sentence says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from automl_ft.models.dropout import DropoutStream
+from automl_ft.models.last_block import ReadBlock, read_block
+from automl_ft.models.layer_map import LayerMap
+from automl_ft.models.packed import pack, use_packed_attention
+from automl_ft.models.packed_model import PackedInputs, PackedModel, PackedTraits
+from automl_ft.models.padded_model import PaddedInputs, PaddedModel, PaddedTraits
+
+__all__ = ["Capabilities", "find_capabilities"]
+
+_LENGTHS = (7, 3, 5)
+"""Tokens of the rows that are tried: none a multiple of the others, the longest first."""
+_TOLERANCE = 1e-3
+"""How far scores may lie apart, relative to the largest: fp32 sums in another order differ by less
+than 1e-5; a wrong position or mask by far more."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Capabilities:
+    """What was found for one model."""
+
+    padded: PaddedTraits
+    """How it runs on padded rows."""
+    packed: PackedTraits | None
+    """How it runs on packed rows; None if it does not."""
+    has_read_block: bool
+    """Whether its top block can be computed only where the head reads."""
+    deepest_prefix: int
+    """How many of its lowest blocks can be stood in for by stored activations; -1 for none."""
+    notes: tuple[str, ...]
+    """One sentence for each shortcut that it does not allow."""
+
+    def packed_model(
+        self,
+        model: PreTrainedModel,
+        layer_map: LayerMap,
+        *,
+        stream: DropoutStream | None = None,
+        use_read_block: bool = True,
+    ) -> PackedModel:
+        """Return a view of a model that runs on packed rows.
+
+        Args:
+            model: A model like the one that was looked at; it gets packed attention.
+            layer_map: Its parts.
+            stream: Where attention masks come from; None for torch's own generator.
+            use_read_block: Whether the top block is computed only where the head reads, if it can.
+
+        Returns:
+            The view.
+
+        Raises:
+            ValueError: The model does not run on packed rows.
+        """
+        if self.packed is None:
+            raise ValueError(f"`{type(model).__name__}` does not run on packed rows.")
+        use_packed_attention(model)
+        block = _read_block(model, layer_map) if use_read_block and self.has_read_block else None
+        return PackedModel(
+            model=model,
+            layer_map=layer_map,
+            traits=self.packed,
+            read_block=block,
+            stream=stream,
+        )
+
+    def padded_model(self, model: PreTrainedModel, layer_map: LayerMap) -> PaddedModel:
+        """Return a view of a model that runs on padded rows.
+
+        Args:
+            model: A model like the one that was looked at.
+            layer_map: Its parts.
+
+        Returns:
+            The view.
+        """
+        return PaddedModel(model=model, layer_map=layer_map, traits=self.padded)
+
+
+def find_capabilities(model: PreTrainedModel, layer_map: LayerMap) -> Capabilities:
+    """Try the shortcuts on a model.
+
+    Args:
+        model: In fp32; left in eval mode, with packed attention if it allows that.
+        layer_map: Its parts.
+
+    Returns:
+        What it allows.
+    """
+    model.eval()  # type: ignore[no-untyped-call]
+    trial = _Trial(model, layer_map)
+    packed = trial.find_packed()
+    has_read_block = packed is not None and trial.read_block_agrees(packed)
+    deepest = trial.deepest_prefix(packed)
+    return Capabilities(
+        padded=trial.padded,
+        packed=packed,
+        has_read_block=has_read_block,
+        deepest_prefix=deepest,
+        notes=_notes(type(model).__name__, packed, has_read_block, deepest, layer_map.num_layers),
+    )
+
+
+def _notes(
+    name: str, packed: PackedTraits | None, has_read_block: bool, deepest: int, num_layers: int
+) -> tuple[str, ...]:
+    notes = []
+    if packed is None:
+        notes.append(f"`{name}` does not run on packed rows: batches hold rows of similar length.")
+    if not has_read_block:
+        notes.append(f"The last block of `{name}` is computed for all tokens.")
+    if deepest < 0:
+        notes.append(f"Activations of frozen blocks of `{name}` are not kept.")
+    elif deepest < num_layers:
+        notes.append(f"Activations of `{name}` are kept up to block {deepest} of {num_layers}.")
+    return tuple(notes)
+
+
+class _Trial:
+    """Runs one model plainly, then with shortcuts, on the same rows."""
+
+    def __init__(self, model: PreTrainedModel, layer_map: LayerMap) -> None:
+        self._model = model
+        self._layer_map = layer_map
+        self._rows = _rows(model)
+        self._wanted: Tensor
+        self.padded: PaddedTraits
+        self._num_runs = 0
+        self._look()
+
+    @torch.enable_grad()
+    def _look(self) -> None:
+        """Run the plain model; see which positions of the last block's output matter."""
+        outputs: list[Tensor] = []
+        kinds: list[int | None] = []
+
+        def keep(module: object, args: object, output: Tensor | tuple[Tensor, ...]) -> None:
+            states = output if isinstance(output, Tensor) else output[0]
+            if not states.requires_grad:
+                states.requires_grad_(True)
+            outputs.append(states)
+            kinds.append(None if isinstance(output, Tensor) else len(output))
+
+        last = self._model.get_submodule(self._layer_map.block_modules[-1])
+        handle = last.register_forward_hook(keep)
+        inputs = self._padded_inputs()
+        try:
+            logits = self._model(**inputs.arguments).logits
+        finally:
+            handle.remove()
+        (gradient,) = torch.autograd.grad(logits.square().sum(), outputs[-1])
+        is_length_first = gradient.shape[0] != len(self._rows)
+        weights = (gradient.transpose(0, 1) if is_length_first else gradient).abs().sum(2)
+        self._wanted, self._num_runs = logits.detach(), len(outputs)
+        self.padded = PaddedTraits(
+            reads=_positions(weights.cpu(), inputs.valid.cpu()),
+            is_length_first=is_length_first,
+            output_length=kinds[-1],
+        )
+
+    def find_packed(self) -> PackedTraits | None:
+        """Return the first way of running packed that gives the plain model's scores."""
+        if not getattr(self._model, "_supports_attention_backend", False):
+            return None
+        before = self._model.config._attn_implementation
+        use_packed_attention(self._model)
+        for traits in self._candidates():
+            if self._agrees(partial(self._packed, traits)):
+                return traits
+        self._model.set_attn_implementation(before)
+        return None
+
+    def _candidates(self) -> Iterator[PackedTraits]:
+        padding = getattr(self._model.config.get_text_config(), "pad_token_id", None)
+        for at_block in (True, False) if self.padded.reads != "all" else (False,):
+            for offset in (0,) if padding is None else (0, padding + 1):
+                yield PackedTraits(
+                    reads=self.padded.reads,
+                    gathers_at_block=at_block,
+                    position_offset=offset,
+                    last_block_runs=self._num_runs,
+                )
+
+    def read_block_agrees(self, traits: PackedTraits) -> bool:
+        """Tell whether the top block can be computed only where the head reads."""
+        block = _read_block(self._model, self._layer_map)
+        if block is None or not traits.gathers_at_block:
+            return False
+        return self._agrees(partial(self._packed, traits, block))
+
+    def deepest_prefix(self, packed: PackedTraits | None) -> int:
+        """Return how many blocks can be stood in for: all of them, all but the top one, none."""
+        num_layers = self._layer_map.num_layers
+        may_pool = self.padded.reads != "all" and self._base_is_pretrained(packed)
+        for num_blocks in (num_layers, num_layers - 1) if may_pool else (num_layers - 1,):
+            if self._agrees(partial(self._from_prefix, packed, num_blocks)):
+                return num_blocks
+        return -1
+
+    def _base_is_pretrained(self, packed: PackedTraits | None) -> bool:
+        """Tell whether all that runs up to where pooled states are taken out comes pretrained."""
+        if packed is not None and packed.gathers_at_block:
+            return True
+        base = f"{self._model.base_model_prefix}."
+        return not any(name.startswith(base) for name in self._layer_map.head)
+
+    def _from_prefix(self, packed: PackedTraits | None, num_blocks: int) -> Tensor:
+        view: PackedModel | PaddedModel
+        inputs: PackedInputs | PaddedInputs
+        if packed is not None:
+            view, inputs = self._packed_view(packed), self._packed_inputs()
+        else:
+            view = PaddedModel(model=self._model, layer_map=self._layer_map, traits=self.padded)
+            inputs = self._padded_inputs()
+        hidden = view.prefix(inputs, num_blocks)  # type: ignore[arg-type]
+        with view.scores(inputs, hidden, num_blocks) as scores:  # type: ignore[arg-type]
+            return scores
+
+    def _packed(self, traits: PackedTraits, block: ReadBlock | None = None) -> Tensor:
+        with self._packed_view(traits, block).scores(self._packed_inputs()) as scores:
+            return scores
+
+    def _packed_view(self, traits: PackedTraits, block: ReadBlock | None = None) -> PackedModel:
+        return PackedModel(
+            model=self._model,
+            layer_map=self._layer_map,
+            traits=traits,
+            read_block=block,
+            stream=None,
+        )
+
+    def _packed_inputs(self) -> PackedInputs:
+        device = self._model.device
+        packing = pack(np.asarray([len(row) for row in self._rows]), device)
+        filler = torch.zeros(packing.num_tokens - sum(map(len, self._rows)), dtype=torch.int64)
+        ids = torch.cat([*self._rows, filler]).to(device)
+        return PackedInputs(input_ids=ids, token_type_ids=None, packing=packing)
+
+    def _padded_inputs(self) -> PaddedInputs:
+        padding = getattr(self._model.config.get_text_config(), "pad_token_id", None) or 0
+        pad = torch.nn.utils.rnn.pad_sequence
+        device = self._model.device
+        # Models that read the last position whatever it holds are padded on the left.
+        is_last = getattr(self._model.config, "summary_type", None) == "last"
+        side = "left" if is_last else "right"
+        ones = [torch.ones_like(row) for row in self._rows]
+        ids = pad(self._rows, batch_first=True, padding_value=padding, padding_side=side)
+        mask = pad(ones, batch_first=True, padding_side=side)
+        return PaddedInputs(
+            arguments={"input_ids": ids.to(device), "attention_mask": mask.to(device)}
+        )
+
+    def _agrees(self, run: Callable[[], Tensor]) -> bool:
+        """Tell whether a shortcut gives the plain model's scores; an error means that it does not.
+
+        Which errors an architecture raises where it is called in a way that it was not written
+        for cannot be known, and none of them is the user's.
+        """
+        try:
+            with torch.no_grad():
+                scores = run()
+        except Exception:
+            return False
+        wanted = self._wanted
+        if scores.shape != wanted.shape or not torch.isfinite(scores).all():
+            return False
+        limit = _TOLERANCE * float(wanted.abs().max().clamp(min=1e-6))
+        return float((scores - wanted).abs().max()) <= limit
+
+
+def _rows(model: PreTrainedModel) -> list[Tensor]:
+    """Return rows of tokens that are no padding."""
+    config = model.config.get_text_config()
+    padding = getattr(config, "pad_token_id", None)
+    size = min(getattr(config, "vocab_size", 128), 4096)
+    tokens = [token for token in range(size) if token != padding]
+    draws = np.random.default_rng(0)
+    return [torch.from_numpy(draws.choice(tokens, length)) for length in _LENGTHS]
+
+
+def _positions(weights: Tensor, valid: Tensor) -> str:
+    """Return which position of each row matters, from weights (B, S)."""
+    places = [torch.nonzero(row).flatten().tolist() for row in valid]
+    read = [torch.nonzero(row).flatten().tolist() for row in weights]
+    if all(r == [p[0]] for r, p in zip(read, places, strict=True)):
+        return "first"
+    if all(r == [p[-1]] for r, p in zip(read, places, strict=True)):
+        return "last"
+    return "all"
+
+
+def _read_block(model: PreTrainedModel, layer_map: LayerMap) -> ReadBlock | None:
+    return read_block(model.get_submodule(layer_map.block_modules[-1]))

@@ -1,0 +1,123 @@
+"""How does a whole classifier give scores for padded rows, from their tokens or from a prefix?
+
+The plain way, open to every architecture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from automl_ft.models.classifier import BaseOutput, head_logits, one_token_each
+from automl_ft.models.layer_map import LayerMap
+from automl_ft.models.prefix import captured_prefix, replaced_prefix
+
+__all__ = ["PaddedInputs", "PaddedModel", "PaddedTraits"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class PaddedInputs:
+    """Some rows, filled up to the longest."""
+
+    arguments: dict[str, Tensor]
+    """What the model is called with, each (B, S), int64."""
+
+    @property
+    def valid(self) -> Tensor:
+        """Which places hold tokens, shape (B, S), bool."""
+        return self.arguments["attention_mask"].bool()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PaddedTraits:
+    """How one architecture hands states from block to block; found by `models.capabilities`."""
+
+    reads: str
+    """Which position the head reads: `first`, `last`, or `all`."""
+    is_length_first: bool
+    """Whether states are (S, B, width) between blocks, as XLNet's are."""
+    output_length: int | None
+    """How many values a block returns; None where it returns the states alone."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class PaddedModel:
+    """A classifier that runs on padded rows; a view, the model itself stays usable as ever."""
+
+    model: PreTrainedModel
+    """The model."""
+    layer_map: LayerMap
+    """Its parts."""
+    traits: PaddedTraits
+    """How it hands states on."""
+
+    @contextmanager
+    def scores(
+        self, inputs: PaddedInputs, hidden: Tensor | None = None, num_blocks: int = 0
+    ) -> Iterator[Tensor]:
+        """Compute scores; the backward pass belongs inside the block.
+
+        Args:
+            inputs: The rows.
+            hidden: Stored activations of the lowest blocks, one row for each token, (tokens,
+                width); or (B, width) where `num_blocks` is all of them.
+            num_blocks: How many blocks `hidden` stands for.
+
+        Yields:
+            Scores, shape (B, num_labels).
+        """
+        if hidden is None:
+            yield self.model(**inputs.arguments).logits
+        elif num_blocks == self.layer_map.num_layers:
+            yield self._scores_of_pooled(hidden)
+        else:
+            states = self._padded(hidden, inputs.valid)
+            with replaced_prefix(self.model, self.layer_map, num_blocks, states, self._skipped):
+                yield self.model(**inputs.arguments).logits
+
+    @torch.no_grad()
+    def prefix(self, inputs: PaddedInputs, num_blocks: int) -> Tensor:
+        """Compute the activations of the lowest blocks.
+
+        Args:
+            inputs: The rows.
+            num_blocks: Blocks, from 0 to all of them.
+
+        Returns:
+            One row for each token, (tokens, width); for all blocks the states that the head
+            reads, (B, width).
+        """
+        if num_blocks == self.layer_map.num_layers:
+            hidden = self.model.base_model(**inputs.arguments).last_hidden_state
+            return self._at_read(hidden, inputs.valid)
+        run = lambda: self.model(**inputs.arguments)  # noqa: E731 - it is only passed on
+        states = captured_prefix(self.model, self.layer_map, num_blocks, run)
+        return (states.transpose(0, 1) if self.traits.is_length_first else states)[inputs.valid]
+
+    def _padded(self, hidden: Tensor, valid: Tensor) -> Tensor:
+        states = hidden.new_zeros((*valid.shape, hidden.shape[1]))
+        states[valid] = hidden
+        return states.transpose(0, 1).contiguous() if self.traits.is_length_first else states
+
+    def _skipped(self, hidden: Tensor) -> Any:
+        length = self.traits.output_length
+        return hidden if length is None else (hidden, *[None] * (length - 1))
+
+    def _at_read(self, hidden: Tensor, valid: Tensor) -> Tensor:
+        places = torch.arange(valid.shape[1], device=valid.device)
+        order = torch.where(valid, places, -1)
+        first = valid.to(torch.int64).argmax(1)
+        read = order.argmax(1) if self.traits.reads == "last" else first
+        return hidden[torch.arange(len(hidden), device=valid.device), read]
+
+    def _scores_of_pooled(self, pooled: Tensor) -> Tensor:
+        """Run the head on states that it reads, (B, width)."""
+        padding = self.model.config.get_text_config().pad_token_id
+        inputs = {"input_ids": one_token_each(len(pooled), padding, self.model.device)}
+        return head_logits(self.model, BaseOutput(last_hidden_state=pooled[:, None]), inputs)

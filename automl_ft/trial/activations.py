@@ -1,0 +1,139 @@
+"""Which stored activations stand in for the frozen blocks of a trial?
+
+Each array is computed by the very model and in the very precision in which the trial would compute
+it at every step, once, and kept for all trials that share it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from automl_ft.data.batches import eval_batches
+from automl_ft.data.encoding import EncodedSplit
+from automl_ft.models.packed import to_device
+from automl_ft.models.packed_model import PackedInputs, PackedModel
+from automl_ft.models.padded_model import PaddedModel
+from automl_ft.trial.inputs import InputMaker, Inputs, token_indices
+from automl_ft.trial.prefix_cache import CacheKey, PrefixCache, as_tensor
+
+__all__ = ["ActivationSource", "Activations", "cache_versions"]
+
+_ROWS = 64
+"""Rows that are computed at once while an array is filled."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Activations:
+    """The activations of one split at one boundary."""
+
+    values: Tensor
+    """One row for each token of the split, or for each of its rows; on the CPU or the device."""
+    offsets: npt.NDArray[np.int64] | None
+    """Where each row's tokens begin; None where the states that the head reads are held."""
+    num_blocks: int
+    """Blocks below the boundary."""
+
+    def take(self, rows: npt.NDArray[np.int64], inputs: Inputs) -> Tensor:
+        """Return the activations of some rows.
+
+        Args:
+            rows: Row numbers, shape (B,).
+            inputs: The inputs of these rows.
+
+        Returns:
+            What the model's views take as `hidden`.
+        """
+        if self.offsets is None:
+            return self._select(rows)
+        places, _ = token_indices(self.offsets, rows)
+        if isinstance(inputs, PackedInputs):
+            # Filler repeats the first token; nothing ever reads it.
+            filler = np.full(inputs.packing.num_tokens - len(places), places[0])
+            places = np.concatenate([places, filler])
+        return self._select(places).to(_device_of(inputs))
+
+    def _select(self, places: npt.NDArray[np.int64]) -> Tensor:
+        indices = to_device(torch.from_numpy(places), self.values.device)
+        return self.values.index_select(0, indices)
+
+
+def _device_of(inputs: Inputs) -> torch.device:
+    if isinstance(inputs, PackedInputs):
+        return inputs.input_ids.device
+    return inputs.valid.device
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ActivationSource:
+    """Opens the activations of one split under one model."""
+
+    cache: PrefixCache
+    """Where they are kept."""
+    split: EncodedSplit
+    """The rows."""
+    key: Callable[[int, str, str], CacheKey]
+    """From blocks, dtype and kind to what the array depends on."""
+    maker: InputMaker
+    """Makes the model's inputs."""
+
+    def open(
+        self, view: PackedModel | PaddedModel, num_blocks: int, *, is_frozen_above: bool
+    ) -> Activations | None:
+        """Return the activations at a boundary; compute them where they are not there yet.
+
+        Args:
+            view: The model, whose blocks below the boundary are as they were pretrained.
+            num_blocks: Blocks below the boundary.
+            is_frozen_above: Whether all blocks are frozen, so that the states that the head
+                reads will do.
+
+        Returns:
+            The activations; None where there is no room for them.
+        """
+        pooled = is_frozen_above and num_blocks == view.layer_map.num_layers
+        dtype = str(view.model.dtype).removeprefix("torch.")
+        num_rows = len(self.split) if pooled else self.split.num_tokens
+        rows = np.zeros(1, dtype=np.int64)
+        width = view.prefix(self.maker.make(rows), num_blocks).shape[1]  # type: ignore[arg-type]
+
+        def fill(array: npt.NDArray[Any]) -> None:
+            self._fill(as_tensor(array, dtype), view, num_blocks, pooled=pooled)
+
+        kind = "pooled" if pooled else "tokens"
+        array = self.cache.open(self.key(num_blocks, dtype, kind), num_rows, width, fill)
+        if array is None:
+            return None
+        values = as_tensor(array, dtype)
+        if pooled:
+            values = values.to(self.maker.device)
+        offsets = None if pooled else np.asarray(self.split.offsets)
+        return Activations(values=values, offsets=offsets, num_blocks=num_blocks)
+
+    def _fill(
+        self, values: Tensor, view: PackedModel | PaddedModel, num_blocks: int, *, pooled: bool
+    ) -> None:
+        training = {module for module in view.model.modules() if module.training}
+        view.model.eval()  # type: ignore[no-untyped-call]
+        for rows in eval_batches(self.split, _ROWS):
+            hidden = view.prefix(self.maker.make(rows), num_blocks)  # type: ignore[arg-type]
+            places = rows if pooled else token_indices(self.split.offsets, rows)[0]
+            values[torch.from_numpy(places)] = hidden[: len(places)].to(values.device)
+        for module in training:
+            module.training = True
+
+
+def cache_versions() -> str:
+    """Return the versions of what computes activations.
+
+    Returns:
+        Names and versions.
+    """
+    return " ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "automl-ft"))

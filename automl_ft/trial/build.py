@@ -1,0 +1,269 @@
+"""How are the parts of one trial put together, from a spec and a prepared study?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from automl_ft.data.augmentation import Augmentation
+from automl_ft.models.capabilities import Capabilities
+from automl_ft.models.dropout import DropoutStream, use_stream
+from automl_ft.models.freezing import FreezingPlan, plan_freezing
+from automl_ft.models.layers import decay_exempt, layer_depths, reinit_top_blocks
+from automl_ft.models.load import LoadedModel
+from automl_ft.models.packed_model import PackedModel
+from automl_ft.models.padded_model import PaddedModel
+from automl_ft.models.vocabulary import CutEmbedding, UnusedRows, compact
+from automl_ft.specs.hyperparameters import complete
+from automl_ft.specs.trial import TrialSpec
+from automl_ft.trial.activations import ActivationSource, cache_versions
+from automl_ft.trial.assets import CheckpointAssets, assets_of
+from automl_ft.trial.batches import TrainingBatches
+from automl_ft.trial.compute import ComputeModel, compute_model
+from automl_ft.trial.forward import Forward
+from automl_ft.trial.inputs import InputMaker
+from automl_ft.trial.loop import Job
+from automl_ft.trial.losses import LossLog
+from automl_ft.trial.optimizer import OptimizerSettings, build_optimizer
+from automl_ft.trial.prefix_cache import CacheKey
+from automl_ft.trial.prepare import OpenCheckpoint, PreparedStudy
+from automl_ft.trial.recipe import Recipe
+from automl_ft.trial.schedule import build_schedule, validation_steps
+from automl_ft.trial.seeding import seed_everything
+from automl_ft.trial.step import StepRunner
+from automl_ft.trial.techniques import ALL, Techniques
+
+__all__ = ["build_job"]
+
+
+def build_job(spec: TrialSpec, study: PreparedStudy, techniques: Techniques = ALL) -> Job:
+    """Build the parts of a trial, at its first step.
+
+    Args:
+        spec: The trial.
+        study: The prepared study.
+        techniques: Which ways to be fast it may use.
+
+    Returns:
+        The job; generators are seeded.
+
+    Raises:
+        ModelError: The recipe does not fit the model.
+    """
+    return _Builder(spec, study, techniques).job()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Model:
+    """The model of a trial and what belongs to it."""
+
+    loaded: LoadedModel
+    assets: CheckpointAssets
+    plan: FreezingPlan
+    cut: CutEmbedding | None
+
+
+class _Builder:
+    """Puts one trial together; used once."""
+
+    def __init__(self, spec: TrialSpec, study: PreparedStudy, techniques: Techniques) -> None:
+        self._spec = spec
+        self._study = study
+        self._techniques = techniques
+        self._recipe = Recipe.of(spec.hyperparameters)
+        self._opened = study.checkpoint(self._recipe.model)
+
+    def job(self) -> Job:
+        """Return the job."""
+        spec, study, recipe = self._spec, self._study, self._recipe
+        training = study.config.training
+        model = self._model()
+        optimizer = self._optimizer(model)
+        precision = study.precision if self._techniques.bf16 else "fp32"
+        compute = compute_model(model.loaded.model, model.plan, precision)
+        batches = self._batches(is_bucketed=self._packed(model.assets.capabilities) is None)
+        seed_everything(spec.seed, study.device)
+        return Job(
+            recipe=recipe,
+            model=model.loaded.model,
+            compute=compute,
+            plan=model.plan,
+            optimizer=optimizer,
+            parameters=tuple(p for group in optimizer.param_groups for p in group["params"]),
+            schedule=build_schedule(
+                recipe.lr_schedule,
+                optimizer,
+                recipe.warmup_ratio,
+                recipe.epochs * batches.num_batches,
+            ),
+            batches=batches,
+            stepper=self._stepper(model, compute),
+            losses=LossLog(study.device),
+            validation=self._forward(model, model.loaded.model, "validation", None),
+            eval_batch_size=training.eval_batch_size,
+            score=lambda logits: study.metrics(self._opened.splits["validation"].labels, logits),
+            objective=study.config.objective,
+            validations=partial(
+                validation_steps,
+                batches.num_examples,
+                recipe.batch_size,
+                study.validations_per_epoch,
+                epochs=recipe.epochs,
+            ),
+            cut=model.cut,
+            patience=training.early_stopping_patience,
+            num_labels=len(study.facts.data.labels),
+            device=study.device,
+            folder=Path(spec.folder),
+        )
+
+    def _model(self) -> _Model:
+        spec, study, recipe = self._spec, self._study, self._recipe
+        loaded = study.load_model(self._opened, dropout=recipe.dropout, seed=spec.seed)
+        loaded.model.to(study.device)  # type: ignore[arg-type]  # transformers wraps `to`
+        assets = assets_of(study, self._opened, loaded)
+        if recipe.reinit_layers:
+            reinit_top_blocks(
+                loaded.model, loaded.layer_map, num_layers=recipe.reinit_layers, seed=spec.seed
+            )
+        return _Model(
+            loaded=loaded,
+            assets=assets,
+            plan=plan_freezing(loaded.layer_map, complete(spec.hyperparameters)),
+            cut=self._cut(loaded.model, assets),
+        )
+
+    def _cut(self, model: PreTrainedModel, assets: CheckpointAssets) -> CutEmbedding | None:
+        if assets.vocabulary is None or not self._techniques.compact_vocabulary:
+            return None
+        if self._packed(assets.capabilities) is None:
+            return None  # models look at token ids where rows are padded
+        name = compact(model, assets.vocabulary)
+        return CutEmbedding(
+            name=name,
+            parameter=dict(model.named_parameters())[name],
+            vocabulary=assets.vocabulary,
+            unused=UnusedRows(),
+        )
+
+    def _packed(self, capabilities: Capabilities) -> object:
+        return capabilities.packed if self._techniques.packed else None
+
+    def _optimizer(self, model: _Model) -> torch.optim.AdamW:
+        recipe, loaded = self._recipe, model.loaded
+        return build_optimizer(
+            loaded.model,
+            model.plan.ever_trainable(),
+            layer_depths(loaded.layer_map),
+            decay_exempt(loaded.model),
+            OptimizerSettings(
+                learning_rate=recipe.learning_rate,
+                weight_decay=recipe.weight_decay,
+                layerwise_lr_decay=recipe.layerwise_lr_decay,
+            ),
+        )
+
+    def _batches(self, *, is_bucketed: bool) -> TrainingBatches:
+        return TrainingBatches(
+            split=self._opened.splits["train"],
+            batch_size=self._recipe.batch_size,
+            seed=self._spec.seed,
+            is_bucketed=is_bucketed and self._techniques.bucketed,
+        )
+
+    def _stepper(self, model: _Model, compute: ComputeModel) -> StepRunner:
+        study, recipe = self._study, self._recipe
+        stream = None
+        if self._techniques.cheap_dropout and study.device.type == "cpu":
+            stream = DropoutStream(self._spec.seed)
+            use_stream(compute.model, stream)
+        train = self._opened.splits["train"]
+        num_labels = len(study.facts.data.labels)
+        augmentation = _augmentation(recipe, self._opened)
+        return StepRunner(
+            forward=self._forward(
+                model, compute.model, "train", stream, is_cached=not augmentation.is_active
+            ),
+            compute=compute,
+            loss=study.task.loss(study.config, train, num_labels, recipe.label_smoothing),
+            augmentation=augmentation if augmentation.is_active else None,
+            mixup=recipe.mixup,
+            micro_batch_size=study.config.training.micro_batch_size,
+            seed=self._spec.seed,
+            stream=stream,
+        )
+
+    def _forward(
+        self,
+        model: _Model,
+        computing: PreTrainedModel,
+        split: str,
+        stream: DropoutStream | None,
+        *,
+        is_cached: bool = True,
+    ) -> Forward:
+        capabilities, layer_map = model.assets.capabilities, model.loaded.layer_map
+        is_packed = self._packed(capabilities) is not None
+        view: PackedModel | PaddedModel
+        if is_packed:
+            view = capabilities.packed_model(
+                computing, layer_map, stream=stream, use_read_block=self._techniques.last_block
+            )
+        else:
+            view = capabilities.padded_model(computing, layer_map)
+        maker = InputMaker(
+            split=self._opened.splits[split],
+            padding=self._opened.padding,
+            is_packed=is_packed,
+            vocabulary=None if model.cut is None else model.cut.vocabulary,
+            device=self._study.device,
+        )
+        return Forward(
+            view=view,
+            maker=maker,
+            source=self._source(split, maker) if is_cached else None,
+            deepest_prefix=capabilities.deepest_prefix,
+        )
+
+    def _source(self, split: str, maker: InputMaker) -> ActivationSource | None:
+        cache = self._study.cache
+        if cache is None or not self._techniques.prefix_cache:
+            return None
+        return ActivationSource(
+            cache=cache,
+            split=maker.split,
+            key=partial(_key, self._opened, self._study, split),
+            maker=maker,
+        )
+
+
+def _key(
+    opened: OpenCheckpoint,
+    study: PreparedStudy,
+    split: str,
+    num_blocks: int,
+    dtype: str,
+    kind: str,
+) -> CacheKey:
+    return CacheKey(
+        weights_hash=opened.facts.weights_hash,
+        split_fingerprint=study.facts.data.split_fingerprints[split],
+        max_length=opened.facts.max_length,
+        num_blocks=num_blocks,
+        dtype=dtype,
+        kind=kind,
+        versions=cache_versions(),
+    )
+
+
+def _augmentation(recipe: Recipe, opened: OpenCheckpoint) -> Augmentation:
+    return Augmentation(
+        token_dropout=recipe.token_dropout,
+        word_swap=recipe.word_swap,
+        word_deletion=recipe.word_deletion,
+        replacement_token_id=opened.replacement_token_id,
+    )

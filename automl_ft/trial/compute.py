@@ -1,0 +1,88 @@
+"""In which copy of the model do forward and backward run, and how do gradients come home?
+
+In fp32 the model itself computes. In bf16 a copy of it does: the parameters of the model stay in
+fp32, are what the optimiser changes (Micikevicius et al. 2018, "Mixed Precision Training",
+section 3.1), and are what is validated and saved. bf16 has the range of fp32, so no loss scaling is
+needed (Kalamkar et al. 2019, arXiv 1905.12322).
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from automl_ft.models.freezing import FreezingPlan
+
+__all__ = ["ComputeModel", "compute_model"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ComputeModel:
+    """The model that computes, beside the one that holds the fp32 parameters."""
+
+    model: PreTrainedModel
+    """Runs forward and backward; `master` itself in fp32."""
+    master: PreTrainedModel
+    """Holds the parameters in fp32."""
+    pairs: tuple[tuple[nn.Parameter, nn.Parameter], ...]
+    """Copies and masters of what may be trained; empty in fp32."""
+
+    def enter(self, plan: FreezingPlan, stage: int) -> None:
+        """Set what is trainable and in training mode.
+
+        Args:
+            plan: The freezing plan.
+            stage: Its stage.
+        """
+        for model in (self.master, self.model) if self.pairs else (self.model,):
+            plan.apply(model, stage)
+            plan.set_train_mode(model, stage)
+
+    @torch.no_grad()
+    def collect(self) -> None:
+        """Add the copies' gradients to those of the masters, in fp32, and drop them."""
+        for copied, master in self.pairs:
+            if copied.grad is None:
+                continue
+            if master.grad is None:
+                master.grad = copied.grad.float()
+            else:
+                master.grad.add_(copied.grad)
+            copied.grad = None
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Bring the copies up to date after a step; parameters without gradient did not move."""
+        moved = [(copied, master) for copied, master in self.pairs if master.grad is not None]
+        if moved:
+            torch._foreach_copy_([c for c, _ in moved], [m for _, m in moved])
+
+    def reload(self) -> None:
+        """Bring all copies up to date, after the masters were restored."""
+        with torch.no_grad():
+            for copied, master in self.pairs:
+                copied.copy_(master)
+
+
+def compute_model(model: PreTrainedModel, plan: FreezingPlan, precision: str) -> ComputeModel:
+    """Make the model that computes.
+
+    Args:
+        model: In fp32, on its device.
+        plan: Says what may be trained.
+        precision: `fp32` or `bf16`.
+
+    Returns:
+        The pair.
+    """
+    if precision == "fp32":
+        return ComputeModel(model=model, master=model, pairs=())
+    twin = copy.deepcopy(model).to(torch.bfloat16)  # type: ignore[arg-type]
+    masters = dict(model.named_parameters())
+    wanted = plan.ever_trainable()
+    pairs = tuple((p, masters[name]) for name, p in twin.named_parameters() if name in wanted)
+    return ComputeModel(model=twin, master=model, pairs=pairs)

@@ -1,0 +1,112 @@
+"""How do the rows of a trial become scores, at each stage of its freezing plan?
+
+The packed path and the padded one stand behind one interface; where the blocks below a boundary
+are frozen, both start from stored activations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from automl_ft.data.augmentation import Augmentation, augmenter
+from automl_ft.data.batches import eval_batches
+from automl_ft.models.freezing import FreezingPlan
+from automl_ft.models.packed_model import PackedModel
+from automl_ft.models.padded_model import PaddedModel
+from automl_ft.trial.activations import Activations, ActivationSource
+from automl_ft.trial.inputs import InputMaker
+
+__all__ = ["Forward"]
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class Forward:
+    """Scores of the rows of one split under one model."""
+
+    view: PackedModel | PaddedModel
+    """The model."""
+    maker: InputMaker
+    """Makes its inputs."""
+    source: ActivationSource | None
+    """Where stored activations come from; None for none."""
+    deepest_prefix: int
+    """Blocks that activations can stand in for, at most; -1 for none."""
+    activations: Activations | None = None
+    """Those of the stage; None where all is computed."""
+    stage: int | None = None
+    """The stage that they are of; None before the first."""
+
+    def enter(self, plan: FreezingPlan, stage: int, *, num_passes: float) -> None:
+        """Take the stored activations of a stage, if it is a new one.
+
+        Args:
+            plan: The freezing plan.
+            stage: Its stage.
+            num_passes: How often the stage reads each row. Below one it does not pay to store
+                what no trial has stored before, unless it is small.
+        """
+        if stage == self.stage:
+            return
+        self.stage, self.activations = stage, None
+        frozen = plan.frozen_prefix(stage)
+        if self.source is None or frozen is None or self.deepest_prefix < 1:
+            return
+        num_blocks = min(frozen, self.deepest_prefix)
+        is_frozen_above = frozen == plan.layer_map.num_layers
+        pays = num_passes >= 1 or (is_frozen_above and num_blocks == frozen)
+        if num_blocks >= 1 and pays:
+            self.activations = self.source.open(
+                self.view, num_blocks, is_frozen_above=is_frozen_above
+            )
+
+    @contextmanager
+    def scores(
+        self, rows: npt.NDArray[np.int64], augmentation: Augmentation | None, key: tuple[int, int]
+    ) -> Iterator[Tensor]:
+        """Compute the scores of some rows; the backward pass belongs inside the block.
+
+        Args:
+            rows: Row numbers, shape (B,).
+            augmentation: What is done to them; None for nothing.
+            key: Seed and epoch, for the augmentation.
+
+        Yields:
+            Scores, shape (B, num_labels).
+        """
+        augment = None
+        if augmentation is not None:
+            augment = augmenter(augmentation, seed=key[0], epoch=key[1])
+        inputs = self.maker.make(rows, augment)
+        stored = self.activations
+        hidden = None if stored is None else stored.take(rows, inputs)
+        num_blocks = 0 if stored is None else stored.num_blocks
+        with self.view.scores(inputs, hidden, num_blocks) as scores:  # type: ignore[arg-type]
+            yield scores
+
+    @torch.inference_mode()
+    def all_scores(self, batch_size: int) -> npt.NDArray[np.float32]:
+        """Compute the scores of all rows, in batches of similar length.
+
+        Args:
+            batch_size: Rows at once.
+
+        Returns:
+            Scores in the order of the rows, shape (num_rows, num_labels).
+        """
+        found: npt.NDArray[np.float32] | None = None
+        for rows in eval_batches(self.maker.split, batch_size):
+            with self.scores(np.asarray(rows, dtype=np.int64), None, (0, 0)) as scores:
+                part = scores.float().cpu().numpy()
+            if found is None:
+                found = np.empty((len(self.maker.split), part.shape[1]), dtype=np.float32)
+            found[rows] = part
+        if found is None:
+            raise ValueError("A split to score needs at least one row.")
+        return found

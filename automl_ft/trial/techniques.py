@@ -1,0 +1,41 @@
+"""Which ways to be fast does a trial use? All of them, unless a measurement asks otherwise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["ALL", "NONE", "Techniques"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Techniques:
+    """Switches; what a model or a device does not allow stays off whatever they say."""
+
+    packed: bool = True
+    """Real tokens end to end, rather than padded batches."""
+    bucketed: bool = True
+    """Batches of rows of similar length, where they are padded."""
+    bf16: bool = True
+    """Forward and backward in bfloat16 with fp32 master weights, where the study says bf16."""
+    prefix_cache: bool = True
+    """Activations of frozen blocks from the study's cache."""
+    last_block: bool = True
+    """The top block only where the head reads."""
+    compact_vocabulary: bool = True
+    """Embedding rows and their optimiser state only for tokens in use."""
+    cheap_dropout: bool = True
+    """Dropout masks from a fast generator, on a CPU."""
+
+
+ALL = Techniques()
+"""What trials use."""
+NONE = Techniques(
+    packed=False,
+    bucketed=False,
+    bf16=False,
+    prefix_cache=False,
+    last_block=False,
+    compact_vocabulary=False,
+    cheap_dropout=False,
+)
+"""The plain reference: padded, fp32, no cache, no shortcut."""
