@@ -42,8 +42,8 @@ ALONE = (
 class Record:
     """What one model on one data set showed, repeat by repeat."""
 
-    found: list[Found] = field(default_factory=list)
-    """The other side's lists."""
+    found: dict[str, list[Found]] = field(default_factory=dict)
+    """The other side's lists, by `best` and `plain`."""
     lists: dict[int, list[Timed]] = field(default_factory=dict)
     """Our lists, by number of workers."""
     alone: dict[str, list[Timed]] = field(default_factory=dict)
@@ -55,7 +55,7 @@ class Record:
 def main() -> None:
     """Measure every data set and model that is asked for, and print it all."""
     options = parse(sys.argv[1:])
-    settle(options)
+    settle(options, (64, 32, 1))
     results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for model in options.models:
@@ -91,6 +91,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     for flag in ("--trainer-bf16", "--trainer-group-by-length"):
         add(flag, default="auto", choices=["auto", "yes", "no"], help="auto takes the faster")
     add("--compile", action="store_true", help="the other side goes through torch.compile")
+    add("--no-plain", action="store_true", help="do not run the other side in its plain setting")
     options = parser.parse_args(arguments)
     large = ["bert-base-random"] if options.device.startswith("cuda") else []
     options.models = [options.model] if options.model else ["minilm-l6", *large]
@@ -133,21 +134,29 @@ def compare(
     study = prepare_study(setting.config(), (checkpoint,), None)
     incumbent = Incumbent(study, options.epochs)
     probes = probe(incumbent, options)
-    best = min(probes, key=lambda choice: probes[choice])
+    theirs = {"best": min(probes, key=lambda choice: probes[choice])}
+    plain = IncumbentSetting(eval_batch_size=options.eval_batch_size)
+    if not options.no_plain and theirs["best"] != plain:
+        theirs["plain"] = plain
     record = Record()
     for repeat in range(options.repeats):
-        sides = [
-            lambda seed=repeat: record.found.append(incumbent.search(LIST, best, seed)),
-            lambda seed=repeat: run_ours(record, setting, folder / str(seed), options.workers),
-        ]
-        for side in sides if repeat % 2 == 0 else reversed(sides):
-            side()
+        # The first side of a repeat is the last one of the next.
+        order = ["ours", *theirs] if repeat % 2 else [*theirs, "ours"]
+        for side in order:
+            if side == "ours":
+                run_ours(record, setting, folder / str(repeat), options.workers)
+            else:
+                found = incumbent.search(LIST, theirs[side], repeat)
+                record.found.setdefault(side, []).append(found)
         print(f"{data.name}: repeat {repeat + 1} of {options.repeats} is done", flush=True)
     tokens = {name: split.num_tokens for name, split in study.checkpoint(None).splits.items()}
     figures = summarise(record) | {
         "tokens": tokens,
         "precision": study.facts.precision,
-        "trainer_setting": {name: getattr(best, name) for name in best.__slots__},
+        "trainer_settings": {
+            name: {field: getattr(choice, field) for field in choice.__slots__}
+            for name, choice in theirs.items()
+        },
         "trainer_probe_seconds": {describe(choice): probes[choice] for choice in probes},
     }
     show(f"{data.name}, {Path(checkpoint).name}", figures)
@@ -221,10 +230,48 @@ def summarise(record: Record) -> dict[str, Any]:
         record: All repeats.
 
     Returns:
-        Ratios, scores, memory and updates, as plain values.
+        By setting of the other side ratios and scores; speeds, memory and updates.
     """
-    theirs = [found.seconds for found in record.found]
-    ratios = {
+    first = next(iter(record.lists.values()))
+    ours = [[final_f1(result) for result in timed.results] for timed in first]
+    seconds = {
+        **{f"trainer_{name}": [run.seconds for run in runs] for name, runs in record.found.items()},
+        **{f"ours_{count}": [run.seconds for run in runs] for count, runs in record.lists.items()},
+    }
+    best = record.found["best"]
+    return {
+        "against": {
+            name: {
+                "ratios": ratios(record, found),
+                "f1": compare_f1(ours, [[trial.f1 for trial in run.trials] for run in found]),
+            }
+            for name, found in record.found.items()
+        },
+        "trials_per_hour": {
+            side: 3600 * len(LIST) * len(times) / sum(times) for side, times in seconds.items()
+        },
+        "trial_seconds": {
+            "ours": [[result.cost.seconds for result in timed.results] for timed in first],
+            "trainer": [[trial.seconds for trial in run.trials] for run in best],
+        },
+        "memory": memory(first[-1].results, best[-1]),
+        "updates": [trial.updates for trial in best[-1].trials],
+        "setup_seconds": record.setup_seconds,
+    }
+
+
+def ratios(record: Record, found: Sequence[Found]) -> dict[str, Any]:
+    """Compare our times with those of one setting of the other side.
+
+    Args:
+        record: All repeats.
+        found: The other side's lists.
+
+    Returns:
+        Comparisons by `list_N_worker(s)` and the names in `ALONE`.
+    """
+    theirs = [run.seconds for run in found]
+    result = {
         f"list_{count}_worker{'s' * (count > 1)}": compare_seconds(
             [timed.seconds for timed in runs], theirs
         )
@@ -232,40 +279,22 @@ def summarise(record: Record) -> dict[str, Any]:
     }
     for name, part in ALONE:
         ours = [timed.seconds for timed in record.alone[name]]
-        ratios[name] = compare_seconds(ours, their_seconds(record, part))
-    first = next(iter(record.lists.values()))
-    hours = {"trainer": theirs} | {
-        f"ours_{count}": [timed.seconds for timed in runs] for count, runs in record.lists.items()
-    }
-    return {
-        "ratios": ratios,
-        "trials_per_hour": {
-            side: 3600 * len(LIST) * len(seconds) / sum(seconds) for side, seconds in hours.items()
-        },
-        "f1": compare_f1(
-            [[final_f1(result) for result in timed.results] for timed in first],
-            [[trial.f1 for trial in found.trials] for found in record.found],
-        ),
-        "memory": memory(first[-1].results, record.found[-1]),
-        "updates": [trial.updates for trial in record.found[-1].trials],
-        "setup_seconds": record.setup_seconds,
-    }
+        result[name] = compare_seconds(ours, their_seconds(found, part))
+    return result
 
 
-def their_seconds(record: Record, part: str) -> list[float]:
+def their_seconds(found: Sequence[Found], part: str) -> list[float]:
     """Return what one configuration of a part took the other side, in each repeat.
 
     Args:
-        record: All repeats.
+        found: Its lists.
         part: `head`, `half` or `full`.
 
     Returns:
         The mean seconds over the part's configurations.
     """
     wanted = [index for index, configuration in enumerate(LIST) if configuration.part == part]
-    return [
-        sum(found.trials[index].seconds for index in wanted) / len(wanted) for found in record.found
-    ]
+    return [sum(run.trials[index].seconds for index in wanted) / len(wanted) for run in found]
 
 
 def memory(results: Sequence[TrialResult], found: Found) -> list[dict[str, Any]]:
@@ -290,19 +319,22 @@ def show(title: str, figures: dict[str, Any]) -> None:
 
     Args:
         title: What was measured.
-        figures: From `summarise`.
+        figures: From `compare`.
     """
-    print(f"\n{title}: ours against Trainer.hyperparameter_search, medians and range of ratios")
-    for name, comparison in figures["ratios"].items():
-        print("  " + show_ratio(name, comparison))
-    f1 = figures["f1"]
-    print(f"  macro F1 {f1['ours']:.4f} against {f1['theirs']:.4f}", end="")
-    if f1["interval_95"] is not None:
-        low, high = f1["interval_95"]
-        print(f": difference {f1['difference']:+.4f} ({low:+.4f} to {high:+.4f}, 95 %)", end="")
-        print(f", between seeds {f1['seed_spread']:.4f}", end="")
+    for setting, figure in figures["against"].items():
+        choice = figures["trainer_settings"][setting]
+        print(f"\n{title}: ours against Trainer.hyperparameter_search, {setting}: {choice}")
+        for name, comparison in figure["ratios"].items():
+            print("  " + show_ratio(name, comparison))
+        f1 = figure["f1"]
+        print(f"  macro F1 {f1['ours']:.4f} against {f1['theirs']:.4f}", end="")
+        if f1["interval_95"] is not None:
+            low, high = f1["interval_95"]
+            print(f": difference {f1['difference']:+.4f} ({low:+.4f} to {high:+.4f}, 95 %)", end="")
+            print(f", between seeds {f1['seed_spread']:.4f}", end="")
+        print()
     hours = figures["trials_per_hour"].items()
-    print("\n  trials an hour: " + ", ".join(f"{side} {rate:.0f}" for side, rate in hours))
+    print("  trials an hour: " + ", ".join(f"{side} {rate:.0f}" for side, rate in hours))
 
 
 if __name__ == "__main__":

@@ -54,11 +54,12 @@ def settle(options: argparse.Namespace, quick: tuple[int, int, int] = (160, 80, 
 
     Args:
         options: What was parsed; changed in place.
-        quick: Training rows, validation rows and epochs with `--quick`, at most.
+        quick: Training rows, validation rows and epochs with `--quick`, at most; tokens are 64.
     """
     if options.quick:
         for name, most in zip(("train_rows", "validation_rows", "epochs"), quick, strict=True):
             setattr(options, name, min(getattr(options, name), most))
+        options.max_length = min(options.max_length, 64)
     torch.set_num_threads(options.threads)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     optuna.logging.set_verbosity(optuna.logging.ERROR)

@@ -97,12 +97,12 @@ def test_against_trainer_gives_ratios_scores_and_memory_of_both_sides(printed):
     (result,) = json.loads(printed["run"]["against_trainer"].splitlines()[-1])["results"]
     ratio = {"median", "low", "high"}
     assert {"list_1_worker", "full", "half_cold", "half_warm", "head_cold", "head_warm"} == set(
-        result["ratios"]
+        result["against"]["best"]["ratios"]
     )
-    assert all(set(part["ratio"]) == ratio for part in result["ratios"].values())
+    assert all(set(part["ratio"]) == ratio for part in result["against"]["best"]["ratios"].values())
     assert result["updates"] == [2] * 6, "dropout and freezing change no number of updates"
-    assert 0 <= result["f1"]["ours"] <= 1
-    assert 0 <= result["f1"]["theirs"] <= 1
+    assert 0 <= result["against"]["best"]["f1"]["ours"] <= 1
+    assert 0 <= result["against"]["best"]["f1"]["theirs"] <= 1
     assert all(trial["peak_memory_mib"] > 0 for trial in result["memory"])
 
 
