@@ -206,18 +206,11 @@ class _Trial:
     def deepest_prefix(self, packed: PackedTraits | None) -> int:
         """Return how many blocks can be stood in for: all of them, all but the top one, none."""
         num_layers = self._layer_map.num_layers
-        may_pool = self.padded.reads != "all" and self._base_is_pretrained(packed)
+        may_pool = self.padded.reads != "all"
         for num_blocks in (num_layers, num_layers - 1) if may_pool else (num_layers - 1,):
             if self._agrees(partial(self._from_prefix, packed, num_blocks)):
                 return num_blocks
         return -1
-
-    def _base_is_pretrained(self, packed: PackedTraits | None) -> bool:
-        """Tell whether all that runs up to where pooled states are taken out comes pretrained."""
-        if packed is not None and packed.gathers_at_block:
-            return True
-        base = f"{self._model.base_model_prefix}."
-        return not any(name.startswith(base) for name in self._layer_map.head)
 
     def _from_prefix(self, packed: PackedTraits | None, num_blocks: int) -> Tensor:
         view: PackedModel | PaddedModel

@@ -16,12 +16,19 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from automl_ft.models.classifier import BaseOutput, at_positions, head_logits, one_token_each
+from automl_ft.models.classifier import at_positions, head_logits, one_token_each
 from automl_ft.models.dropout import DropoutStream
 from automl_ft.models.last_block import ReadBlock
 from automl_ft.models.layer_map import LayerMap
 from automl_ft.models.packed import Packing, attention_over
-from automl_ft.models.prefix import boundary_input, captured_prefix, patched, replaced_prefix
+from automl_ft.models.prefix import (
+    boundary_input,
+    captured_output,
+    captured_prefix,
+    patched,
+    replaced_blocks,
+    replaced_prefix,
+)
 
 __all__ = ["PackedInputs", "PackedModel", "PackedTraits"]
 
@@ -110,8 +117,9 @@ class PackedModel:
                 run = lambda: self._call_base(inputs)  # noqa: E731 - it is only passed on
                 return captured_prefix(self.model, self.layer_map, num_blocks, run)[0]
             if not self.traits.gathers_at_block:
-                gathered: Tensor = self._gathered(self._call_base(inputs), inputs).last_hidden_state
-                return gathered[:, 0]
+                run = lambda: self._call_base(inputs)  # noqa: E731 - it is only passed on
+                states = captured_output(self.model, self.layer_map, run)[0]
+                return states.index_select(0, self._read(inputs.packing))
             found: list[Tensor] = []
             self._gather_at_block(inputs, stack, found)
             self._call_base(inputs)
@@ -172,17 +180,9 @@ class PackedModel:
 
     def _scores_of_pooled(self, pooled: Tensor) -> Tensor:
         """Run what follows the last block on states that the head reads, (B, width)."""
-        inputs = self._one_each(len(pooled))
-        states = pooled[:, None]
-        if not self.traits.gathers_at_block:
-            output = BaseOutput(last_hidden_state=states)
-            return head_logits(self.model, output, inputs)
-        with ExitStack() as stack:
-            for name in self.layer_map.block_modules:
-                block = self.model.get_submodule(name)
-                stack.enter_context(patched(block, lambda *args, **kwargs: states))
-            output = self.model.base_model(**inputs)
-        return head_logits(self.model, output, inputs)
+        with replaced_blocks(self.model, self.layer_map, pooled[:, None]):
+            logits: Tensor = self.model(**self._one_each(len(pooled))).logits
+            return logits
 
     def _one_each(self, num_rows: int) -> dict[str, Tensor]:
         padding = self.model.config.get_text_config().pad_token_id

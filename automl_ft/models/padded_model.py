@@ -14,9 +14,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from automl_ft.models.classifier import BaseOutput, head_logits, one_token_each
+from automl_ft.models.classifier import one_token_each
 from automl_ft.models.layer_map import LayerMap
-from automl_ft.models.prefix import captured_prefix, replaced_prefix
+from automl_ft.models.prefix import (
+    captured_output,
+    captured_prefix,
+    replaced_blocks,
+    replaced_prefix,
+)
 
 __all__ = ["PaddedInputs", "PaddedModel", "PaddedTraits"]
 
@@ -93,31 +98,43 @@ class PaddedModel:
             One row for each token, (tokens, width); for all blocks the states that the head
             reads, (B, width).
         """
+        run = lambda: self.model.base_model(**inputs.arguments)  # noqa: E731 - only passed on
         if num_blocks == self.layer_map.num_layers:
-            hidden = self.model.base_model(**inputs.arguments).last_hidden_state
-            return self._at_read(hidden, inputs.valid)
-        run = lambda: self.model(**inputs.arguments)  # noqa: E731 - it is only passed on
+            states = captured_output(self.model, self.layer_map, run)
+            return self._at_read(self._rows_first(states), inputs)
         states = captured_prefix(self.model, self.layer_map, num_blocks, run)
-        return (states.transpose(0, 1) if self.traits.is_length_first else states)[inputs.valid]
+        return self._rows_first(states)[inputs.valid]
 
     def _padded(self, hidden: Tensor, valid: Tensor) -> Tensor:
         states = hidden.new_zeros((*valid.shape, hidden.shape[1]))
         states[valid] = hidden
-        return states.transpose(0, 1).contiguous() if self.traits.is_length_first else states
+        return self._rows_first(states).contiguous()
+
+    def _rows_first(self, states: Tensor) -> Tensor:
+        """Turn states as the model passes them on into (B, S, width), and back."""
+        return states.transpose(0, 1) if self.traits.is_length_first else states
 
     def _skipped(self, hidden: Tensor) -> Any:
         length = self.traits.output_length
         return hidden if length is None else (hidden, *[None] * (length - 1))
 
-    def _at_read(self, hidden: Tensor, valid: Tensor) -> Tensor:
-        places = torch.arange(valid.shape[1], device=valid.device)
-        order = torch.where(valid, places, -1)
-        first = valid.to(torch.int64).argmax(1)
-        read = order.argmax(1) if self.traits.reads == "last" else first
+    def _at_read(self, hidden: Tensor, inputs: PaddedInputs) -> Tensor:
+        valid = inputs.valid
+        if self.traits.reads == "last":
+            # As decoders do it: a token that serves as padding too does not count.
+            padding = self.model.config.get_text_config().pad_token_id
+            places = torch.arange(valid.shape[1], device=valid.device)
+            is_read = valid & (inputs.arguments["input_ids"] != padding)
+            read = torch.where(is_read, places, -1).argmax(1)
+        else:
+            read = valid.to(torch.int64).argmax(1)
         return hidden[torch.arange(len(hidden), device=valid.device), read]
 
     def _scores_of_pooled(self, pooled: Tensor) -> Tensor:
-        """Run the head on states that it reads, (B, width)."""
+        """Run what follows the blocks on states that the head reads, (B, width)."""
         padding = self.model.config.get_text_config().pad_token_id
-        inputs = {"input_ids": one_token_each(len(pooled), padding, self.model.device)}
-        return head_logits(self.model, BaseOutput(last_hidden_state=pooled[:, None]), inputs)
+        output = self._skipped(self._rows_first(pooled[:, None]))
+        with replaced_blocks(self.model, self.layer_map, output):
+            ids = one_token_each(len(pooled), padding, self.model.device)
+            logits: Tensor = self.model(input_ids=ids).logits
+            return logits

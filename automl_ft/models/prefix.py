@@ -15,7 +15,14 @@ from transformers import PreTrainedModel
 
 from automl_ft.models.layer_map import LayerMap
 
-__all__ = ["boundary_input", "captured_prefix", "patched", "replaced_prefix"]
+__all__ = [
+    "boundary_input",
+    "captured_output",
+    "captured_prefix",
+    "patched",
+    "replaced_blocks",
+    "replaced_prefix",
+]
 
 
 class _CapturedError(Exception):
@@ -80,6 +87,49 @@ def captured_prefix(
     with patched(block, stop), suppress(_CapturedError):
         run()
     return found[0]
+
+
+def captured_output(
+    model: PreTrainedModel, layer_map: LayerMap, run: Callable[[], object]
+) -> Tensor:
+    """Return what the last block computes, before anything that follows the blocks.
+
+    Args:
+        model: The model.
+        layer_map: Its parts.
+        run: Calls the model.
+
+    Returns:
+        The activations, as the model passes them on; of the last run where one block runs often.
+    """
+    found: list[Tensor] = []
+
+    def keep(module: nn.Module, args: object, output: Tensor | tuple[Tensor, ...]) -> None:
+        found[:] = [output if isinstance(output, Tensor) else output[0]]
+
+    block = model.get_submodule(layer_map.block_modules[-1])
+    handle = block.register_forward_hook(keep)
+    try:
+        run()
+    finally:
+        handle.remove()
+    return found[0]
+
+
+@contextmanager
+def replaced_blocks(model: PreTrainedModel, layer_map: LayerMap, output: Any) -> Iterator[None]:
+    """Have all blocks of a model hand on one output while the block is open.
+
+    Args:
+        model: The model.
+        layer_map: Its parts.
+        output: What each of them returns.
+    """
+    with ExitStack() as stack:
+        for name in layer_map.block_modules:
+            block = model.get_submodule(name)
+            stack.enter_context(patched(block, lambda *args, **kwargs: output))
+        yield
 
 
 @contextmanager
