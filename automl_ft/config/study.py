@@ -150,8 +150,13 @@ class BudgetConfig:
 class TrainingConfig:
     """What is the same in every trial: fixed, not searched."""
 
+    batching: str = "auto"
+    """`packed` (real tokens end to end, in random order), `bucketed` (padded rows of similar
+    length), or `auto`: the faster one on this device, measured when a study is made, and `packed`
+    where it hardly matters. A model that does not allow `packed` is trained `bucketed`."""
     precision: str = "auto"
-    """`fp32`, `bf16` (autocast), or `auto`: bf16 on a GPU that has it, else fp32."""
+    """`fp32`, `bf16` (with fp32 master weights), or `auto`: bf16 on a GPU or CPU that multiplies
+    it faster, else fp32."""
     micro_batch_size: int = 32
     """Examples that pass through the model at once, from 1 up; gradients accumulate to the
     effective `batch_size`."""
@@ -176,6 +181,7 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         """Check the fields."""
+        checks.one_of("batching", self.batching, ("auto", "packed", "bucketed"))
         checks.one_of("precision", self.precision, ("auto", "fp32", "bf16"))
         for name in ("micro_batch_size", "eval_batch_size", "keep_checkpoints"):
             checks.at_least(name, getattr(self, name), 1)

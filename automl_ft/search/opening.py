@@ -195,7 +195,15 @@ def _resume(
 
 def _all_checkpoints(old: StudyFacts, new: StudyFacts) -> tuple[CheckpointFacts, ...]:
     current = {facts.checkpoint for facts in new.checkpoints}
-    return new.checkpoints + tuple(f for f in old.checkpoints if f.checkpoint not in current)
+    # What was measured when the study was made holds for all of its trials.
+    before = {facts.checkpoint: facts for facts in old.checkpoints}
+    known = tuple(
+        dataclasses.replace(facts, batching=before[facts.checkpoint].batching)
+        if facts.checkpoint in before
+        else facts
+        for facts in new.checkpoints
+    )
+    return known + tuple(f for f in old.checkpoints if f.checkpoint not in current)
 
 
 def store_changes(opened: OpenedStudy, origins: Mapping[str, str]) -> None:

@@ -32,6 +32,7 @@ _MUST_AGREE = (
     "objective",
     "positive_label",
     "seed",
+    "training.batching",
     "training.precision",
     "training.early_stopping_patience",
     "training.seed",

@@ -60,6 +60,11 @@ class CheckpointFacts:
     """Training rows that were longer."""
     num_tokens: int
     """Tokens of the training rows after cutting."""
+    batching: str = "packed"
+    """`packed` or `bucketed`: how batches are laid out, chosen by measurement where the model
+    allows both."""
+    fallbacks: tuple[str, ...] = ()
+    """Sentences on shortcuts of the training engine that this model does not allow."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -23,6 +23,7 @@ from automl_ft.specs.trial import TrialSpec
 from automl_ft.trial.activations import ActivationSource, cache_versions
 from automl_ft.trial.assets import CheckpointAssets, assets_of
 from automl_ft.trial.batches import TrainingBatches
+from automl_ft.trial.batching import PACKED
 from automl_ft.trial.compute import ComputeModel, compute_model
 from automl_ft.trial.forward import Forward
 from automl_ft.trial.inputs import InputMaker
@@ -151,7 +152,8 @@ class _Builder:
         )
 
     def _packed(self, capabilities: Capabilities) -> object:
-        return capabilities.packed if self._techniques.packed else None
+        may_pack = self._techniques.packed and self._opened.facts.batching == PACKED
+        return capabilities.packed if may_pack else None
 
     def _optimizer(self, model: _Model) -> torch.optim.AdamW:
         recipe, loaded = self._recipe, model.loaded

@@ -27,6 +27,7 @@ from automl_ft.data.encoding import EncodedSplit, encode_to_fit
 from automl_ft.data.saved import load_saved_splits, save_splits
 from automl_ft.data.table import Splits
 from automl_ft.errors import DataError
+from automl_ft.models.capabilities import find_capabilities
 from automl_ft.models.load import (
     LoadedModel,
     ResolvedCheckpoint,
@@ -39,6 +40,7 @@ from automl_ft.specs.layout import activations_folder, encoded_folder, rows_fold
 from automl_ft.specs.validation import choose_validations_per_epoch, resolved_validations
 from automl_ft.tasks.base import Task
 from automl_ft.tasks.registry import get_task
+from automl_ft.trial.batching import choose_batching
 from automl_ft.trial.precision import describe_device, pick_device, resolve_precision
 from automl_ft.trial.prefix_cache import PrefixCache
 from automl_ft.version import __version__
@@ -312,6 +314,8 @@ def _open_fresh(
     )
     validation = task.encode(rows.validation, tokenizer, max_length)
     splits = {"train": train, "validation": validation}
+    padding = padding_of(tokenizer)
+    batching, fallbacks = _try_shortcuts(config, loaded, train, padding)
     facts = CheckpointFacts(
         checkpoint=model.checkpoint,
         revision=resolved.revision,
@@ -322,15 +326,32 @@ def _open_fresh(
         max_length=max_length,
         num_truncated=splits["train"].num_truncated,
         num_tokens=splits["train"].num_tokens,
+        batching=batching,
+        fallbacks=fallbacks,
     )
     return OpenCheckpoint(
         config=model,
         resolved=resolved,
         facts=facts,
         splits=splits,
-        padding=padding_of(tokenizer),
+        padding=padding,
         replacement_token_id=replacement_token(tokenizer),
     )
+
+
+def _try_shortcuts(
+    config: StudyConfig, loaded: LoadedModel, train: EncodedSplit, padding: Padding
+) -> tuple[str, tuple[str, ...]]:
+    """Return how batches are laid out, and which shortcuts the model does not allow."""
+    device = pick_device(config.device)
+    precision = resolve_precision(config.training.precision, device)
+    model = loaded.model.to(device)  # type: ignore[arg-type]  # transformers wraps `to`
+    capabilities = find_capabilities(model, loaded.layer_map)
+    batching = config.training.batching
+    if batching == "auto":
+        rows = train, padding
+        batching = choose_batching(model, loaded.layer_map, capabilities, rows, precision)
+    return batching, capabilities.notes
 
 
 def _validations_per_epoch(

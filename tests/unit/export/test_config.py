@@ -57,7 +57,19 @@ def test_training_settings_are_those_of_the_study(job, tmp_path):
     changed = dataclasses.replace(job, config=dataclasses.replace(job.config, training=training))
     write_config(changed, tmp_path / "c.yaml")
     found = load_config(str(tmp_path / "c.yaml")).config.training
-    assert found == dataclasses.replace(training, seed=job.seed, validations_per_epoch=2)
+    assert found == dataclasses.replace(
+        training, seed=job.seed, validations_per_epoch=2, batching="packed"
+    )
+
+
+def test_what_auto_came_to_on_this_device_is_written(job, tmp_path):
+    checkpoints = tuple(
+        dataclasses.replace(checkpoint, batching="bucketed") for checkpoint in job.facts.checkpoints
+    )
+    facts = dataclasses.replace(job.facts, precision="bf16", checkpoints=checkpoints)
+    write_config(dataclasses.replace(job, facts=facts), tmp_path / "c.yaml")
+    found = load_config(str(tmp_path / "c.yaml")).config.training
+    assert (found.precision, found.batching) == ("bf16", "bucketed")
 
 
 @pytest.mark.parametrize(("per_epoch", "written"), [(1.0, 1), (2.0, 2), (0.5, "auto")])

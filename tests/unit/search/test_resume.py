@@ -39,6 +39,7 @@ OTHER = {
     "data.test": None,
     "data.max_length": 32,
     "data.class_weights": "balanced",
+    "training.batching": "bucketed",
     "training.precision": "bf16",
     "training.validations_per_epoch": 7,
     "training.early_stopping_patience": 2,
