@@ -379,9 +379,9 @@ def _arguments(facts: ScriptFacts) -> dict[str, str]:
 
 
 def _bf16(facts: ScriptFacts) -> str | None:
-    precision = facts.job.config.training.precision
-    if precision == "auto" and facts.job.facts.device.startswith("cuda"):
-        return "torch.cuda.is_available()"
+    # Whatever the device: torch computes bf16 everywhere, if slowly where the hardware has none.
+    setting = facts.job.config.training.precision
+    precision = facts.job.facts.precision if setting == "auto" else setting
     return "True" if precision == "bf16" else None
 
 

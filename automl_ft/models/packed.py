@@ -176,7 +176,7 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     Returns:
         The tensor there; through pinned memory on CUDA, as only such copies are asynchronous.
     """
-    if device.type == "cuda":
+    if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
 

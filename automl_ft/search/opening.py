@@ -17,7 +17,7 @@ from automl_ft.config.study import StudyConfig
 from automl_ft.errors import NoStudiesError, StudyNotFoundError
 from automl_ft.search.events import SearchListener
 from automl_ft.search.folder import StudyFolder, check_creatable, study_folder
-from automl_ft.search.resume import check_resumable
+from automl_ft.search.resume import check_resumable, stored_precision
 from automl_ft.search.team import Team
 from automl_ft.search.trials import put_default_recipe
 from automl_ft.space.growth import merge
@@ -182,6 +182,7 @@ def _resume(
         facts=dataclasses.replace(
             facts,
             checkpoints=_all_checkpoints(record.facts, facts),
+            precision=stored_precision(record),
             # `auto` may come to another number now, as where a further model is searched; the
             # trials of a study validate at the same steps.
             validations_per_epoch=resolved_validations(validations, record.facts),

@@ -17,7 +17,7 @@ from automl_ft.specs.facts import StudyFacts
 from automl_ft.specs.validation import resolved_validations, stored_setting
 from automl_ft.storage.records import StudyRecord
 
-__all__ = ["check_resumable", "differences"]
+__all__ = ["check_resumable", "differences", "stored_precision"]
 
 _MUST_AGREE = (
     "task",
@@ -33,7 +33,6 @@ _MUST_AGREE = (
     "positive_label",
     "seed",
     "training.batching",
-    "training.precision",
     "training.early_stopping_patience",
     "training.seed",
 )
@@ -63,12 +62,7 @@ def differences(record: StudyRecord, config: StudyConfig, facts: StudyFacts) -> 
         is_file = key in _SPLITS and isinstance(old, str) and isinstance(new, str)
         if old != new and not is_file:
             lines.append(f"{key}: stored `{_shown(old)}`, now `{_shown(new)}`")
-    if record.facts.precision != facts.precision:
-        lines.append(
-            f"precision (on {facts.device}): stored `{record.facts.precision}`, now"
-            f" `{facts.precision}`; set training.precision"
-        )
-    lines += _validation_differences(record, config)
+    lines += _precision_differences(record, config) + _validation_differences(record, config)
     return lines + _data_differences(record.facts, facts) + _model_differences(record.facts, facts)
 
 
@@ -97,6 +91,25 @@ def check_resumable(
     problems = growth_problems(SearchSpace.from_plain(record.stored_space), space)
     if problems:
         raise ConfigError(problems)
+
+
+def _precision_differences(record: StudyRecord, config: StudyConfig) -> list[str]:
+    """Compare what the settings come to; `auto` goes on with what the study has."""
+    now, old = config.training.precision, stored_precision(record)
+    return [] if now in ("auto", old) else [f"training.precision: stored `{old}`, now `{now}`"]
+
+
+def stored_precision(record: StudyRecord) -> str:
+    """Return the precision in which a study's trials compute.
+
+    Args:
+        record: The stored study.
+
+    Returns:
+        What its setting came to when it was made.
+    """
+    setting = record.config.training.precision
+    return record.facts.precision if setting == "auto" else setting
 
 
 def _validation_differences(record: StudyRecord, config: StudyConfig) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,8 @@ class ClassificationLoss:
     """Weight by class, shape (num_labels,); None weighs rows equally."""
     label_smoothing: float
     """Smoothing factor in [0, 1)."""
+    placed: dict[torch.device, Tensor] = field(default_factory=dict, compare=False)
+    """The class weights on each device that asked for them, so that no step copies them."""
 
     def weight(self, targets: Tensor) -> float:
         """Return the sum of the rows' class weights.
@@ -67,7 +69,9 @@ class ClassificationLoss:
     def _weights(self, like: Tensor) -> Tensor:
         """Return the class weights on the device of another tensor."""
         assert self.class_weights is not None
-        return self.class_weights.to(like.device)
+        if like.device not in self.placed:
+            self.placed[like.device] = self.class_weights.to(like.device)
+        return self.placed[like.device]
 
 
 class TextClassification:

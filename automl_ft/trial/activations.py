@@ -58,7 +58,7 @@ class Activations:
             # Filler repeats the first token; nothing ever reads it.
             filler = np.full(inputs.packing.num_tokens - len(places), places[0])
             places = np.concatenate([places, filler])
-        return self._select(places).to(_device_of(inputs))
+        return to_device(self._select(places), _device_of(inputs))
 
     def _select(self, places: npt.NDArray[np.int64]) -> Tensor:
         indices = to_device(torch.from_numpy(places), self.values.device)

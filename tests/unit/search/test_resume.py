@@ -169,10 +169,25 @@ def test_space_may_grow_but_not_change_its_kind(record):
         )
 
 
-def test_another_precision_is_listed_with_its_device(record):
-    facts = dataclasses.replace(record.facts, precision="bf16", device="cuda (a card)")
-    (line,) = differences(record, record.config, facts)
-    assert line.startswith("precision (on cuda (a card)): stored `fp32`, now `bf16`; set")
+@pytest.mark.parametrize(
+    ("stored", "came_to", "now", "line"),
+    [
+        ("auto", "fp32", "auto", None),
+        ("auto", "bf16", "bf16", None),
+        ("bf16", "bf16", "auto", None),
+        ("auto", "fp32", "bf16", "training.precision: stored `fp32`, now `bf16`"),
+        ("fp32", "fp32", "bf16", "training.precision: stored `fp32`, now `bf16`"),
+    ],
+)
+def test_another_precision_is_listed_and_auto_goes_on(record, stored, came_to, now, line):
+    before = dataclasses.replace(
+        record,
+        config=changed(record.config, "training.precision", stored),
+        facts=dataclasses.replace(record.facts, precision=came_to),
+    )
+    elsewhere = dataclasses.replace(record.facts, precision="bf16", device="cuda (a card)")
+    found = differences(before, changed(record.config, "training.precision", now), elsewhere)
+    assert found == ([] if line is None else [line])
 
 
 def with_validations(record, setting, per_epoch=2.0):
