@@ -202,7 +202,26 @@ def load_model(
     mismatched = {key[0] for key in info["mismatched_keys"]}
     parameters = {name for name, _ in model.named_parameters()}
     new = frozenset(parameters & (set(info["missing_keys"]) | mismatched))
-    return LoadedModel(model=model, layer_map=map_layers(model, new), newly_initialised=new)
+    return LoadedModel(
+        model=model, layer_map=_layer_map(resolved, model, new), newly_initialised=new
+    )
+
+
+@functools.lru_cache(maxsize=8)
+def _known_maps(resolved: ResolvedCheckpoint) -> dict[tuple[object, ...], LayerMap]:
+    return {}
+
+
+def _layer_map(
+    resolved: ResolvedCheckpoint, model: PreTrainedModel, new: frozenset[str]
+) -> LayerMap:
+    """Map the layers once per process: they depend on the names of modules and parameters only."""
+    names = tuple(name for name, _ in model.named_modules())
+    maps = _known_maps(resolved)
+    key = type(model), names, new
+    if key not in maps:
+        maps[key] = map_layers(model, new)
+    return maps[key]
 
 
 def _local_folder(config: ModelConfig) -> Path | None:

@@ -36,6 +36,8 @@ _CLEARLY = 1.2
 """Bucketed batches must be faster by this factor, as they are the less random ones."""
 _NOT_CLOSE = 2.0
 """Where packed batches are faster by this factor at first sight, one look is enough."""
+_LONG_SECONDS = 3.0
+"""Where the first look takes this long, the second one decides."""
 _HARDLY_MATTERS_SECONDS = 0.02
 """Where these few batches take less, what is measured is Python, and packed it is."""
 
@@ -75,10 +77,9 @@ def choose_batching(
         name: _runner(view, _maker(rows, model.device, is_packed=name == PACKED), orders[name])
         for name, view in views.items()
     }
-    for run in runs.values():
-        run()  # warms up
+    spent = sum([run() for run in runs.values()])  # warms up
     best = dict.fromkeys(runs, math.inf)
-    for _ in range(_REPEATS):
+    for _ in range(_REPEATS if spent < _LONG_SECONDS else 1):
         for name, run in runs.items():
             best[name] = min(best[name], run())
         is_clear = best[BUCKETED] > _NOT_CLOSE * best[PACKED]
