@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from automl_ft.data.batches import Padding, collate
 from automl_ft.data.encoding import EncodedRow, EncodedSplit
-from automl_ft.models.packed import pack, to_device
+from automl_ft.models.packed import Packing, pack, to_device
 from automl_ft.models.packed_model import PackedInputs
 from automl_ft.models.padded_model import PaddedInputs
 from automl_ft.models.vocabulary import Vocabulary
@@ -60,7 +61,7 @@ class InputMaker:
             return PaddedInputs(arguments=arguments)
         tokens = self._tokens(rows) if augment is None else self._augmented(rows, augment)
         ids, types, lengths = tokens
-        packing = pack(lengths, self.device)
+        packing = self._pack(ids, lengths)
         if self.vocabulary is not None:
             ids = self.vocabulary.lookup[ids]
         return PackedInputs(
@@ -80,6 +81,19 @@ class InputMaker:
         """
         labels = np.asarray(self.split.labels[rows], dtype=np.int64)
         return to_device(torch.from_numpy(labels), self.device)
+
+    def _pack(self, ids: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> Packing:
+        """Lay out rows."""
+        packing = pack(lengths, self.device)
+        ends = np.cumsum(lengths)
+        # Decoders read a row's last token that is no padding, and know it by its id: where the end
+        # of a sequence serves as padding, they read what comes before it.
+        if not (ids[ends - 1] == self.padding.token_id).any():
+            return packing
+        starts = ends - lengths
+        places = np.where(ids == self.padding.token_id, -1, np.arange(len(ids)))
+        read = np.maximum(np.maximum.reduceat(places, starts), starts)
+        return dataclasses.replace(packing, ends=to_device(torch.from_numpy(read), self.device))
 
     def _tokens(
         self, rows: npt.NDArray[np.int64]
