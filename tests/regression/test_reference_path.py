@@ -31,7 +31,9 @@ from automl_ft.models.vocabulary import expand_saved
 from automl_ft.specs.decision import Decision, Evaluation, Progress
 from automl_ft.specs.hyperparameters import complete
 from automl_ft.specs.trial import TrialSpec
+from automl_ft.trial.build import build_job
 from automl_ft.trial.checkpoint import BEST, LOGITS
+from automl_ft.trial.evaluation import predict_logits
 from automl_ft.trial.prefix_cache import PrefixCache
 from automl_ft.trial.prepare import PreparedStudy, prepare_study
 from automl_ft.trial.runner import run_trial
@@ -56,6 +58,9 @@ SAME = 2e-4
 """How far losses of about one nat, and scores, may be apart after ten steps. Each step's gradients
 agree to 1e-5, but Adam divides each by its own size, so that of a gradient that is near zero even
 the rounding moves a weight."""
+GRADIENTS = 1e-5
+"""How far gradients may be apart, relative: sums of fp32 numbers in another order, over three
+blocks forth and back, differ by ten to a hundred roundings of 6e-8."""
 BF16 = 0.02
 """How far the mean loss of 30 steps in bf16 may be from that in fp32, in nats."""
 
@@ -163,19 +168,18 @@ def _write_rows(path: Path, number: int, seed: int) -> str:
     return str(path)
 
 
+def spec_of(recipe: dict[str, Any], folder: Path) -> TrialSpec:
+    plain = {"learning_rate": 1e-3, "batch_size": BATCH_SIZE, "epochs": EPOCHS, "dropout": 0.0}
+    hyperparameters = complete({**plain, **recipe})
+    return TrialSpec(number=0, hyperparameters=hyperparameters, seed=SEED, folder=str(folder))
+
+
 def engine(
-    study: PreparedStudy, folder: Path, recipe: dict[str, Any], techniques: Techniques, **more: Any
+    study: PreparedStudy, folder: Path, recipe: dict[str, Any], techniques: Techniques
 ) -> Trace:
     """Run a trial as a search does."""
-    plain = {"learning_rate": 1e-3, "batch_size": BATCH_SIZE, "epochs": EPOCHS, "dropout": 0.0}
-    spec = TrialSpec(
-        number=0,
-        hyperparameters=complete({**plain, **recipe, **more}),
-        seed=SEED,
-        folder=str(folder),
-    )
     listener = Listener()
-    result = run_trial(spec, study, listener, techniques)
+    result = run_trial(spec_of(recipe, folder), study, listener, techniques)
     assert result.failure is None, result.failure
     assert result.best_step is not None
     return Trace(
@@ -266,6 +270,64 @@ def test_a_trial_is_what_a_plain_loop_gives(
     assert fast.validation_losses == pytest.approx(expected, abs=SAME)
     np.testing.assert_allclose(fast.logits, scores[fast.best].numpy(), atol=SAME)
     assert np.ptp(losses) > 10 * SAME
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_each_stage_of_unfreezing_has_the_gradients_of_a_plain_step(
+    name: str, studies: Callable[[str], PreparedStudy], tmp_path: Path
+) -> None:
+    study, rows = studies(name), np.arange(9)
+    model = study.load_model(study.checkpoint(None), dropout=0.0, seed=SEED).model.train()
+    labels = torch.from_numpy(np.array(study.checkpoint(None).splits["train"].labels))[rows]
+    logits = model(**padded(study, "train", rows)).logits
+    expected_loss = torch.nn.functional.cross_entropy(logits, labels)
+    expected_loss.backward()
+    expected = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    largest = max(float(gradient.norm()) for gradient in expected.values())
+
+    job = build_job(spec_of(RECIPES["gradual_unfreezing"], tmp_path), study)
+    stored = []
+    for stage in range(job.plan.num_stages):
+        job.compute.enter(job.plan, stage)
+        job.stepper.forward.enter(job.plan, stage, num_passes=1)
+        found = job.stepper.forward.activations
+        stored.append(0 if found is None else found.num_blocks)
+        loss = job.stepper.backward(rows, 0, 0)
+        assert loss.item() == pytest.approx(expected_loss.item(), abs=1e-6)
+        for parameter, value in job.model.named_parameters():
+            if parameter not in job.plan.trainable(stage) or parameter not in expected:
+                assert value.grad is None or not value.grad.any(), parameter
+                continue
+            right, gradient = expected[parameter], value.grad
+            if job.cut is not None and parameter == job.cut.name:
+                gradient = torch.zeros_like(right)
+                gradient[job.cut.vocabulary.tokens] = value.grad
+            scale = max(float(right.norm()), 1e-2 * largest)
+            assert float((gradient - right).norm()) <= GRADIENTS * scale, parameter
+        job.optimizer.zero_grad()
+    depths = list(range(job.plan.layer_map.num_layers, 0, -1))
+    assert stored == [*depths, 0, 0]
+    assert (job.cut is None) == (name in PADDED)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_scores_of_a_split_are_those_of_padded_batches(
+    name: str, studies: Callable[[str], PreparedStudy], tmp_path: Path
+) -> None:
+    study = studies(name)
+    opened = study.checkpoint(None)
+    model = study.load_model(opened, dropout=0.0, seed=SEED).model
+    expected = predict_logits(
+        model, opened.splits["validation"], opened.padding, 5, torch.device("cpu")
+    )
+    job = build_job(spec_of(RECIPES["head_only"], tmp_path), study)
+    job.model.eval()
+    plain = job.validation.all_scores(5)
+    np.testing.assert_allclose(plain, expected, atol=1e-5, rtol=1e-5)
+    job.validation.enter(job.plan, 0, num_passes=1)
+    assert job.validation.activations is not None
+    stored = job.validation.all_scores(5)
+    np.testing.assert_allclose(stored, expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("strategy", ["none", "bottom_layers", "head_only"])
