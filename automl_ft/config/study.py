@@ -157,11 +157,16 @@ class TrainingConfig:
     precision: str = "auto"
     """`fp32`, `bf16` (with fp32 master weights), or `auto`: bf16 on a GPU or CPU that multiplies
     it faster, else fp32."""
-    micro_batch_size: int = 32
+    micro_batch_size: int | str = "auto"
     """Examples that pass through the model at once, from 1 up; gradients accumulate to the
-    effective `batch_size`."""
+    effective `batch_size`. `auto` takes as many as fit by a forecast, 64 at most, 32 with mixup,
+    which mixes the examples of one micro-batch; else it changes a result by no more than
+    rounding and other dropout masks."""
     eval_batch_size: int = 64
-    """Examples at once in validation, from 1 up."""
+    """Examples at once in validation, from 1 up; fewer where they do not fit."""
+    memory_gib: float | None = None
+    """GiB of memory that all workers together may have in use, on the device that they train on,
+    above 0; None takes what is free when a trial starts."""
     validations_per_epoch: int | str = "auto"
     """Validations in each epoch, 1 to 50; `auto` takes 2, 1, or one in 2, 4, 8, ... epochs: the
     most that cost at most 15 % of a trial. The end of a trial is always validated."""
@@ -183,8 +188,19 @@ class TrainingConfig:
         """Check the fields."""
         checks.one_of("batching", self.batching, ("auto", "packed", "bucketed"))
         checks.one_of("precision", self.precision, ("auto", "fp32", "bf16"))
-        for name in ("micro_batch_size", "eval_batch_size", "keep_checkpoints"):
+        for name in ("eval_batch_size", "keep_checkpoints"):
             checks.at_least(name, getattr(self, name), 1)
+        if isinstance(self.micro_batch_size, str):
+            checks.one_of(
+                "micro_batch_size",
+                self.micro_batch_size,
+                ("auto",),
+                also="a whole number from 1 up",
+            )
+        else:
+            checks.at_least("micro_batch_size", self.micro_batch_size, 1)
+        if self.memory_gib is not None and not 0 < self.memory_gib < math.inf:
+            raise checks.field_error("memory_gib", self.memory_gib, "a number of GiB above 0")
         per_epoch = self.validations_per_epoch
         if isinstance(per_epoch, str):
             checks.one_of(

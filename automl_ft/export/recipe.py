@@ -30,6 +30,9 @@ from automl_ft.trial.recipe import Recipe
 
 __all__ = ["ScriptFacts", "script_facts"]
 
+_AUTO_LIMIT = 32
+"""Rows at once in the script where the study chose by the memory that it found."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScriptFacts:
@@ -115,8 +118,9 @@ def script_facts(job: ExportJob, rebuilt: RebuiltModel) -> ScriptFacts:
     )
 
 
-def _micro_batch(batch_size: int, limit: int) -> int:
+def _micro_batch(batch_size: int, setting: int | str) -> int:
     """Return the largest divisor of the effective batch size that fits through the model."""
+    limit = setting if isinstance(setting, int) else _AUTO_LIMIT
     return next(size for size in range(min(batch_size, limit), 0, -1) if batch_size % size == 0)
 
 

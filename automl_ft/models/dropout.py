@@ -46,6 +46,19 @@ class DropoutStream:
         # The constant keeps this stream apart from those of data, augmentation and mixup.
         self._bits = np.random.SFC64([self._seed, step, 0, 3])
 
+    @property
+    def position(self) -> Any:
+        """Where the stream stands; `go_to` takes it back there, to draw the same masks again."""
+        return self._bits.state
+
+    def go_to(self, position: Any) -> None:
+        """Draw on from another place.
+
+        Args:
+            position: Where the stream stood when `position` was read.
+        """
+        self._bits.state = position
+
     def mask(self, shape: torch.Size, p: float, dtype: torch.dtype) -> Tensor:
         """Draw a mask.
 

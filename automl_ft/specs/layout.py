@@ -16,6 +16,7 @@ __all__ = [
     "activations_folder",
     "encoded_folder",
     "log_file",
+    "memory_file",
     "rows_folder",
     "trial_folder",
 ]
@@ -79,6 +80,18 @@ def activations_folder(study: Path) -> Path:
         Its path; need not exist.
     """
     return study / "data" / "activations"
+
+
+def memory_file(study: Path) -> Path:
+    """Return the file of what the study's trials have learnt of memory; it may be deleted.
+
+    Args:
+        study: The study's folder.
+
+    Returns:
+        Its path; need not exist.
+    """
+    return study / "data" / "memory.json"
 
 
 def log_file(study: Path, worker: int) -> Path:

@@ -9,7 +9,7 @@ from enum import StrEnum
 from automl_ft.specs.decision import Evaluation
 from automl_ft.specs.failure import TrialFailure
 
-__all__ = ["Outcome", "ParamValue", "TrialCost", "TrialResult", "TrialSpec"]
+__all__ = ["Outcome", "ParamValue", "TrialCost", "TrialMemory", "TrialResult", "TrialSpec"]
 
 ParamValue = bool | int | float | str | None
 """A value of a hyperparameter."""
@@ -52,6 +52,24 @@ class TrialCost:
     """Training examples seen."""
     peak_memory_mib: float
     """Peak memory: the device's allocator on a GPU, the process's resident size elsewhere."""
+    forecast_mib: float | None = None
+    """What the peak was forecast to be before the trial's last run; None where it was not."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrialMemory:
+    """How a trial was made to fit into memory."""
+
+    micro_batch_size: int
+    """Rows that passed through the model at once, at the end."""
+    eval_batch_size: int
+    """Validation rows at once, at the end."""
+    is_checkpointing: bool = False
+    """Whether blocks were computed again in the backward pass, as nothing else fitted."""
+    num_out_of_memory: int = 0
+    """How often memory ran out and the trial went on, over all its runs."""
+    correction: float = 1.0
+    """Factor on forecasts that this study had learnt when the trial ended, 1 or more."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,3 +93,5 @@ class TrialResult:
     """What the trial cost, over all its runs."""
     failure: TrialFailure | None = None
     """Why it failed, where `outcome` is FAILED."""
+    memory: TrialMemory | None = None
+    """How it was made to fit into memory; None where that did not arise."""

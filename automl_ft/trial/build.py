@@ -24,8 +24,10 @@ from automl_ft.trial.activations import ActivationSource, cache_versions
 from automl_ft.trial.assets import CheckpointAssets, assets_of
 from automl_ft.trial.batches import TrainingBatches
 from automl_ft.trial.batching import PACKED
+from automl_ft.trial.budget import memory_budget
 from automl_ft.trial.compute import ComputeModel, compute_model
 from automl_ft.trial.forward import Forward
+from automl_ft.trial.guard import MemoryGuard
 from automl_ft.trial.inputs import InputMaker
 from automl_ft.trial.loop import Job
 from automl_ft.trial.losses import LossLog
@@ -35,6 +37,7 @@ from automl_ft.trial.prepare import OpenCheckpoint, PreparedStudy
 from automl_ft.trial.recipe import Recipe
 from automl_ft.trial.schedule import build_schedule, validation_steps
 from automl_ft.trial.seeding import seed_everything
+from automl_ft.trial.sizing import SizedParts, Wishes, guard_memory
 from automl_ft.trial.step import StepRunner
 from automl_ft.trial.techniques import ALL, Techniques
 
@@ -77,6 +80,8 @@ class _Builder:
         self._techniques = techniques
         self._recipe = Recipe.of(spec.hyperparameters)
         self._opened = study.checkpoint(self._recipe.model)
+        config = study.config
+        self._budget = memory_budget(study.device, config.workers, config.training.memory_gib)
 
     def job(self) -> Job:
         """Return the job."""
@@ -87,14 +92,17 @@ class _Builder:
         precision = study.precision if self._techniques.bf16 else "fp32"
         compute = compute_model(model.loaded.model, model.plan, precision)
         batches = self._batches(is_bucketed=self._packed(model.assets.capabilities) is None)
+        parameters = tuple(p for group in optimizer.param_groups for p in group["params"])
         seed_everything(spec.seed, study.device)
+        stepper = self._stepper(model, compute)
+        validation = self._forward(model, model.loaded.model, "validation", None)
         return Job(
             recipe=recipe,
             model=model.loaded.model,
             compute=compute,
             plan=model.plan,
             optimizer=optimizer,
-            parameters=tuple(p for group in optimizer.param_groups for p in group["params"]),
+            parameters=parameters,
             schedule=build_schedule(
                 recipe.lr_schedule,
                 optimizer,
@@ -102,10 +110,10 @@ class _Builder:
                 recipe.epochs * batches.num_batches,
             ),
             batches=batches,
-            stepper=self._stepper(model, compute),
+            stepper=stepper,
             losses=LossLog(study.device),
-            validation=self._forward(model, model.loaded.model, "validation", None),
-            eval_batch_size=training.eval_batch_size,
+            validation=validation,
+            memory=self._memory(model.plan, compute, stepper, validation, parameters),
             score=lambda logits: study.metrics(self._opened.splits["validation"].labels, logits),
             objective=study.config.objective,
             validations=partial(
@@ -194,9 +202,42 @@ class _Builder:
             loss=study.task.loss(study.config, train, num_labels, recipe.label_smoothing),
             augmentation=augmentation if augmentation.is_active else None,
             mixup=recipe.mixup,
-            micro_batch_size=study.config.training.micro_batch_size,
+            micro_batch_size=recipe.batch_size,
             seed=self._spec.seed,
             stream=stream,
+        )
+
+    def _memory(
+        self,
+        plan: FreezingPlan,
+        compute: ComputeModel,
+        stepper: StepRunner,
+        validation: Forward,
+        parameters: tuple[torch.Tensor, ...],
+    ) -> MemoryGuard:
+        study, recipe, facts = self._study, self._recipe, self._opened.facts
+        training = study.config.training
+        dropout = recipe.dropout if recipe.dropout is None else recipe.dropout > 0
+        validation_key = (facts.checkpoint, self._techniques, facts.batching)
+        return guard_memory(
+            SizedParts(
+                stepper=stepper,
+                validation=validation,
+                compute=compute,
+                plan=plan,
+                parameters=parameters,
+                device=study.device,
+                max_length=facts.max_length,
+                key=(validation_key, compute.model.dtype, dropout, plan.ever_trainable()),
+                validation_key=validation_key,
+            ),
+            Wishes(
+                batch_size=recipe.batch_size,
+                micro_batch_size=training.micro_batch_size,
+                eval_batch_size=training.eval_batch_size,
+            ),
+            self._budget,
+            study.memory,
         )
 
     def _forward(

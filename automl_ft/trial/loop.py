@@ -31,6 +31,7 @@ from automl_ft.trial.batches import TrainingBatches
 from automl_ft.trial.checkpoint import save_best, save_last
 from automl_ft.trial.compute import ComputeModel
 from automl_ft.trial.forward import Forward
+from automl_ft.trial.guard import MemoryGuard
 from automl_ft.trial.losses import DivergedError, LossLog
 from automl_ft.trial.memory import peak_memory_mib
 from automl_ft.trial.optimizer import shrink_l1
@@ -61,8 +62,8 @@ class Job:
     losses: LossLog
     validation: Forward
     """Gives scores of the validation split, in fp32."""
-    eval_batch_size: int
-    """Validation rows at once."""
+    memory: MemoryGuard
+    """Runs steps and validations in the memory that there is."""
     score: Callable[[npt.NDArray[np.float32]], dict[str, float]]
     """Metrics of such scores, without a prefix."""
     objective: str
@@ -166,7 +167,7 @@ def train_step(job: Job, state: TrainingState, order: npt.NDArray[np.int64]) -> 
     """
     enter_stage(job, state)
     rows = job.batches.rows(order, state.batch)
-    loss = job.stepper.backward(rows, state.epoch, state.step)
+    loss = job.memory.backward(rows, state.epoch, state.step)
     with_gradient = [p for p in job.parameters if p.grad is not None]
     norm = nn.utils.clip_grad_norm_(with_gradient, job.recipe.max_grad_norm)
     job.losses.add(loss, norm, state.step + 1)
@@ -216,7 +217,7 @@ def validate(job: Job, state: TrainingState, reporter: Reporter) -> Decision:
     job.losses.drain(state)
     train_loss = state.loss_sum / max(state.loss_steps, 1)
     job.model.eval()  # type: ignore[no-untyped-call]
-    logits = job.validation.all_scores(job.eval_batch_size)
+    logits = job.memory.all_scores(job.validation)
     metrics = {f"validation_{name}": value for name, value in job.score(logits).items()}
     metrics["train_loss"] = train_loss
     _check_divergence(job, metrics, train_loss)
@@ -288,6 +289,7 @@ def save_checkpoint(job: Job, state: TrainingState) -> None:
     """
     job.losses.drain(state)
     state.peak_memory_mib = max(state.peak_memory_mib, peak_memory_mib(job.device))
+    state.memory = job.memory.record
     save_last(
         job.folder,
         {

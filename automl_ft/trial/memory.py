@@ -1,20 +1,25 @@
-"""How much memory did a trial take at its peak?"""
+"""How much memory is in use, and how much did a trial take at its peak?"""
 
 from __future__ import annotations
 
+import ctypes
 import resource
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
-__all__ = ["is_out_of_memory", "peak_memory_mib", "reset_peak_memory"]
+__all__ = ["is_out_of_memory", "peak_memory_mib", "reset_peak_memory", "used_memory_mib"]
 
 _MIB = 1024 * 1024
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Start a new peak, where the platform can.
+    """Start a new peak, where the platform can, from what is really in use.
+
+    What earlier trials freed goes back to the system first: it would count as in use, here and for
+    other workers.
 
     Args:
         device: Where the trial runs.
@@ -22,6 +27,7 @@ def reset_peak_memory(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
+    _trim()
     try:
         # Linux: writing 5 resets VmHWM (man 5 proc, /proc/pid/clear_refs).
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
@@ -40,12 +46,43 @@ def peak_memory_mib(device: torch.device) -> float:
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / _MIB
+    status = _status("VmHWM:")
+    return _lifetime_peak_mib() if status is None else status
+
+
+def used_memory_mib(device: torch.device) -> float:
+    """Return what is in use now, in the sense of `peak_memory_mib`.
+
+    Args:
+        device: Where the trial runs.
+
+    Returns:
+        MiB; where the platform tells only the process's peak, that.
+    """
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device) / _MIB
+    status = _status("VmRSS:")
+    return _lifetime_peak_mib() if status is None else status
+
+
+def _trim() -> None:
+    """Have glibc return freed memory (man 3 malloc_trim); other libraries do so by themselves."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _status(name: str) -> float | None:
+    """Return a line of Linux's /proc/self/status in MiB."""
     try:
         for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-            if line.startswith("VmHWM:"):
+            if line.startswith(name):
                 return float(line.split()[1]) / 1024
     except OSError:
         pass
+    return None
+
+
+def _lifetime_peak_mib() -> float:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / _MIB if sys.platform == "darwin" else peak / 1024
 

@@ -36,13 +36,14 @@ from automl_ft.models.load import (
     weights_hash,
 )
 from automl_ft.specs.facts import CheckpointFacts, DataFacts, StudyFacts
-from automl_ft.specs.layout import activations_folder, encoded_folder, rows_folder
+from automl_ft.specs.layout import activations_folder, encoded_folder, memory_file, rows_folder
 from automl_ft.specs.validation import choose_validations_per_epoch, resolved_validations
 from automl_ft.tasks.base import Task
 from automl_ft.tasks.registry import get_task
 from automl_ft.trial.batching import choose_batching
 from automl_ft.trial.precision import describe_device, pick_device, resolve_precision
 from automl_ft.trial.prefix_cache import PrefixCache
+from automl_ft.trial.study_memory import StudyMemory
 from automl_ft.version import __version__
 
 if TYPE_CHECKING:
@@ -99,6 +100,8 @@ class PreparedStudy:
     """Where activations of frozen blocks are kept; None before the study has a folder."""
     assets: dict[str, CheckpointAssets] = field(default_factory=dict)
     """What trials of this process found out about its checkpoints, by the user's name."""
+    memory: StudyMemory = field(default_factory=StudyMemory)
+    """What trials learnt of memory; kept in the study's folder once it has one."""
 
     @property
     def precision(self) -> str:
@@ -255,6 +258,7 @@ def open_study(
         device=pick_device(config.device),
         checkpoints=opened,
         cache=_cache(config, folder),
+        memory=StudyMemory(path=memory_file(folder)),
     )
 
 

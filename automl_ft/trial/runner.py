@@ -48,6 +48,7 @@ def run_trial(
         DiskError: The disk takes no more checkpoints.
     """
     state = TrainingState()
+    job: Job | None = None
     reset_peak_memory(study.device)
     try:
         job = build_job(spec, study, techniques)
@@ -61,7 +62,9 @@ def run_trial(
     except Exception as error:
         outcome, failure = Outcome.FAILED, _failure(error)
     finally:
-        job = None  # type: ignore[assignment]  # frees the model before the next trial
+        if job is not None:
+            state.memory, state.forecast_mib = job.memory.record, job.memory.forecast_mib
+        job = None  # frees the model before the next trial
         if study.cache is not None:
             study.cache.close()  # what no trial uses may make room for others
         _free(study.device)
@@ -81,6 +84,7 @@ def restore(job: Job, folder: Path) -> TrainingState | None:
     saved = load_last(folder, job.device)
     if saved is None:
         return None
+    state = TrainingState.from_plain(saved["state"])
     parameters = dict(job.model.named_parameters())
     with torch.no_grad():
         for name, value in saved["parameters"].items():
@@ -88,10 +92,11 @@ def restore(job: Job, folder: Path) -> TrainingState | None:
     job.optimizer.load_state_dict(saved["optimizer"])
     job.schedule.load_state_dict(saved["schedule"])
     job.compute.reload()
+    job.memory.resume(state.memory)
     if job.cut is not None:
         job.cut.unused.keep, job.cut.unused.loss = saved["unused_rows"]
     restore_random_states(saved["random"], job.device)
-    return TrainingState.from_plain(saved["state"])
+    return state
 
 
 def _failure(error: Exception) -> TrialFailure:
@@ -128,6 +133,12 @@ def _result(
         best_step=state.best_step,
         metrics=state.best_metrics,
         evaluations=tuple(state.evaluations),
-        cost=TrialCost(seconds=state.seconds, examples=state.examples_seen, peak_memory_mib=peak),
+        cost=TrialCost(
+            seconds=state.seconds,
+            examples=state.examples_seen,
+            peak_memory_mib=peak,
+            forecast_mib=state.forecast_mib,
+        ),
         failure=failure,
+        memory=state.memory,
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 from automl_ft.specs.codec import from_plain, to_plain
 from automl_ft.specs.decision import Evaluation
+from automl_ft.specs.trial import TrialMemory
 
 __all__ = ["TrainingState"]
 
@@ -31,6 +32,10 @@ class TrainingState:
     """Seconds of training and validation, over all runs."""
     peak_memory_mib: float = 0.0
     """Peak memory, over all runs."""
+    forecast_mib: float | None = None
+    """The peak as it was forecast for the last run."""
+    memory: TrialMemory | None = None
+    """How the trial fitted into memory when it was last checkpointed."""
     loss_sum: float = 0.0
     """Sum of the training losses since the last validation, in nats."""
     loss_steps: int = 0
@@ -65,6 +70,8 @@ class TrainingState:
             The state.
         """
         values = dict(plain)
+        if values.get("memory") is not None:
+            values["memory"] = from_plain(TrialMemory, values["memory"])
         values["evaluations"] = [from_plain(Evaluation, e) for e in plain["evaluations"]]
         return cls(**values)
 

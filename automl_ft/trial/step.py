@@ -29,6 +29,8 @@ class Stepper(Protocol):
 
     forward: Forward
     """Gives the scores of training rows; told of each stage."""
+    micro_batch_size: int
+    """Rows that pass through the model at once; may be changed between batches."""
 
     def backward(self, rows: npt.NDArray[np.int64], epoch: int, step: int) -> Tensor:
         """Accumulate the gradients of a batch in the fp32 parameters.

@@ -75,7 +75,7 @@ def test_settings_spell_out_every_default(load: Load) -> None:
     loaded = load("budget: {trials: 3}\nspace: {epochs: {low: 1, high: 3}}\n")
     settings = settings_of(loaded.config)
     assert settings["budget"]["trials"] == 3
-    assert settings["training"]["micro_batch_size"] == 32
+    assert settings["training"]["micro_batch_size"] == "auto"
     assert settings["space"] == {"epochs": {"low": 1, "high": 3}}
     assert list(settings)[:4] == ["name", "task", "model", "data"]
 

@@ -70,6 +70,12 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
     (BudgetConfig, {"min_improvement": -0.1}, "`-0.1` is not accepted; accepted is 0 or more."),
     (TrainingConfig, {"precision": "fp16"}, "accepted: auto, fp32, bf16."),
     (TrainingConfig, {"micro_batch_size": 0}, "`0` is not accepted; accepted is 1 or more."),
+    (
+        TrainingConfig,
+        {"micro_batch_size": "aut"},
+        "accepted: auto, or a whole number from 1 up. Did you mean `auto`",
+    ),
+    (TrainingConfig, {"memory_gib": 0}, "`0` is not accepted; accepted is a number of GiB above 0"),
     (TrainingConfig, {"eval_batch_size": 0}, "1 or more."),
     (TrainingConfig, {"keep_checkpoints": 0}, "1 or more."),
     (TrainingConfig, {"validations_per_epoch": 0}, "`0` is not accepted; accepted is 1 to 50."),

@@ -17,7 +17,7 @@ from tests.fakes.scripted_worker import make_facts
 
 FREE = {
     "model.revision",
-    "training.micro_batch_size",
+    "training.micro_batch_size", "training.memory_gib",
     "name", "space", "sampler", "pruner", "device", "workers", "storage", "output",
     "model.trust_remote_code",
     "data.path", "data.config", "data.revision", "data.format", "data.encoding", "data.train",

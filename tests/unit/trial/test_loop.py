@@ -173,7 +173,7 @@ def test_the_value_is_that_of_the_best_validated_checkpoint(
     with torch.no_grad():
         for name, value in saved.items():
             again.model.get_parameter(name).copy_(value)
-    logits = again.validation.all_scores(again.eval_batch_size)
+    logits = again.memory.all_scores(again.validation)
     np.testing.assert_array_equal(logits, np.load(job.folder / LOGITS))
     metrics = job.score(logits)
     assert (

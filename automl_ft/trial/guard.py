@@ -1,0 +1,177 @@
+"""What does a trial do when memory runs out in the middle of it?
+
+A step is begun anew with half the micro-batch, a validation with half its batch; gradients stay
+those of the effective batch. When a single row is too much, blocks are computed again in the
+backward pass. Each time the study's forecasts are corrected.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from automl_ft.specs.trial import TrialMemory
+from automl_ft.trial.compute import ComputeModel
+from automl_ft.trial.forward import Forward
+from automl_ft.trial.memory import is_out_of_memory
+from automl_ft.trial.seeding import random_states, restore_random_states
+from automl_ft.trial.step import Stepper
+from automl_ft.trial.study_memory import StudyMemory
+
+__all__ = ["MemoryGuard", "drop_gradients"]
+
+_LEAST, _MOST = 1.1, 2.0
+"""Bounds of one correction. A size that failed must look larger than before, and its half is tried
+next, so that twice as large is as much as one failure shows."""
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class MemoryGuard:
+    """Runs the steps and validations of one trial in the memory that there is."""
+
+    stepper: Stepper
+    """Makes gradients; its `micro_batch_size` is changed."""
+    compute: ComputeModel
+    """Its models."""
+    device: torch.device
+    """Where they are."""
+    study: StudyMemory
+    """Learns from each failure."""
+    forecast_mib: float
+    """The peak, as it was forecast for this run."""
+    record: TrialMemory
+    """How the trial fits by now; holds no tensors."""
+    shortfall: Callable[[TrialMemory], float]
+    """By what factor a forecast must rise so that these sizes no longer fit."""
+    checkpoint_blocks: Callable[[], None]
+    """Turns gradient checkpointing on."""
+
+    def resume(self, record: TrialMemory | None) -> None:
+        """Go on with what an earlier run of the trial found.
+
+        Equal micro-batches draw equal dropout masks, so that a trial that was interrupted goes on
+        as if it had not been; smaller ones are kept where there is less memory by now.
+
+        Args:
+            record: From its checkpoint; None changes nothing.
+        """
+        if record is None:
+            return
+        if record.is_checkpointing and not self.record.is_checkpointing:
+            self.checkpoint_blocks()
+        now = self.record
+        self.record = dataclasses.replace(
+            record,
+            micro_batch_size=min(record.micro_batch_size, now.micro_batch_size),
+            eval_batch_size=min(record.eval_batch_size, now.eval_batch_size),
+            is_checkpointing=record.is_checkpointing or now.is_checkpointing,
+            correction=now.correction,
+        )
+        self.stepper.micro_batch_size = self.record.micro_batch_size
+
+    def backward(self, rows: npt.NDArray[np.int64], epoch: int, step: int) -> Tensor:
+        """Accumulate the gradients of a batch: `Stepper.backward`, again with less at once.
+
+        Args:
+            rows: Row numbers, shape (batch,).
+            epoch: The epoch, from 0.
+            step: Optimiser step, from 0; before it there are no gradients.
+
+        Returns:
+            Mean loss of the batch in nats, a scalar on the device.
+
+        Raises:
+            Exception: What the stepper raises, unless memory ran out and less may do.
+        """
+        states = random_states(self.device)
+        while True:
+            try:
+                return self.stepper.backward(rows, epoch, step)
+            except Exception as error:
+                if not is_out_of_memory(error) or not self._has_less(len(rows)):
+                    raise
+            # Only here, where the exception no longer holds the tensors of the step.
+            self._shrink(len(rows))
+            drop_gradients(self.compute)
+            self._free()
+            restore_random_states(states, self.device)
+
+    def all_scores(self, forward: Forward) -> npt.NDArray[np.float32]:
+        """Score a split: `Forward.all_scores`, again with less at once.
+
+        Args:
+            forward: Of the split.
+
+        Returns:
+            Scores, shape (num_rows, num_labels).
+
+        Raises:
+            Exception: What scoring raises, unless memory ran out and less may do.
+        """
+        while True:
+            size = self.record.eval_batch_size
+            try:
+                return forward.all_scores(size)
+            except Exception as error:
+                if not is_out_of_memory(error) or size == 1:
+                    raise
+            self._note(eval_batch_size=halved(size))
+            self._free()
+
+    def _has_less(self, num_rows: int) -> bool:
+        is_single = min(self.record.micro_batch_size, num_rows) == 1
+        return not (is_single and self.record.is_checkpointing)
+
+    def _shrink(self, num_rows: int) -> None:
+        size = min(self.record.micro_batch_size, num_rows)
+        if size > 1:
+            self._note(micro_batch_size=halved(size))
+            self.stepper.micro_batch_size = self.record.micro_batch_size
+        else:
+            self._note(micro_batch_size=1, is_checkpointing=True)
+            self.stepper.micro_batch_size = 1
+            self.checkpoint_blocks()
+
+    def _note(self, **changes: int) -> None:
+        factor = min(_MOST, max(_LEAST, self.shortfall(self.record)))
+        self.record = dataclasses.replace(
+            self.record,
+            num_out_of_memory=self.record.num_out_of_memory + 1,
+            correction=self.study.correct(self.device.type, factor),
+            **changes,  # type: ignore[arg-type]  # flags are ints
+        )
+
+    def _free(self) -> None:
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def halved(size: int) -> int:
+    """Return half a batch; an odd row goes with the first half.
+
+    Args:
+        size: Rows, 2 or more.
+
+    Returns:
+        Fewer rows, 1 or more.
+    """
+    return (size + 1) // 2
+
+
+def drop_gradients(compute: ComputeModel) -> None:
+    """Forget all gradients.
+
+    Args:
+        compute: The models.
+    """
+    for model in (compute.model, compute.master):
+        for parameter in model.parameters():
+            parameter.grad = None

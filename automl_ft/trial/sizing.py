@@ -1,0 +1,319 @@
+"""How many rows pass through a model at once, so that a trial fits into memory?
+
+The whole effective batch where that fits; else a half of it, a quarter, and so on, whose gradients
+are added up. Gradient checkpointing is for the case that not even one row fits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from automl_ft.data.encoding import EncodedSplit
+from automl_ft.models.checkpointing import disable_checkpointing, enable_checkpointing
+from automl_ft.models.freezing import FreezingPlan
+from automl_ft.specs.trial import TrialMemory
+from automl_ft.trial.allocations import recorded_allocations
+from automl_ft.trial.budget import MemoryBudget
+from automl_ft.trial.compute import ComputeModel
+from automl_ft.trial.forecast import (
+    BatchShape,
+    MemoryForecast,
+    MemoryProfile,
+    longest_batch,
+    profile_of,
+)
+from automl_ft.trial.forward import Forward
+from automl_ft.trial.guard import MemoryGuard, drop_gradients, halved
+from automl_ft.trial.seeding import random_states, restore_random_states
+from automl_ft.trial.step import StepRunner
+from automl_ft.trial.study_memory import StudyMemory
+
+__all__ = ["SizedParts", "Wishes", "guard_memory", "whole_micro_batch"]
+
+_MIB = 1024 * 1024
+_LARGEST = 64
+"""Rows at once where `training.micro_batch_size` is `auto`."""
+_LARGEST_MIXED = 32
+"""With mixup, which mixes the rows of one micro-batch: as many as ever, so that its meaning does
+not change with the machine unless it must."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wishes:
+    """What the study and the recipe ask for."""
+
+    batch_size: int
+    """The effective batch."""
+    micro_batch_size: int | str
+    """A number that is taken as it is, or `auto`."""
+    eval_batch_size: int
+    """Validation rows at once, at most."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class SizedParts:
+    """The parts of a trial that take memory."""
+
+    stepper: StepRunner
+    """Makes gradients; its `micro_batch_size` is set."""
+    validation: Forward
+    """Gives scores of the validation split."""
+    compute: ComputeModel
+    """The models."""
+    plan: FreezingPlan
+    """Says what is trained in the end, when most is."""
+    parameters: tuple[Tensor, ...]
+    """All that the optimiser trains at some time."""
+    device: torch.device
+    """Where the trial runs."""
+    max_length: int
+    """Tokens of the longest row that the model takes."""
+    key: Hashable
+    """What memory depends on in training, so that trials of this process share profiles."""
+    validation_key: Hashable
+    """What it depends on in validation."""
+
+
+def guard_memory(
+    parts: SizedParts, wishes: Wishes, budget: MemoryBudget, study: StudyMemory
+) -> MemoryGuard:
+    """Choose how many rows pass through the model at once, and watch over it.
+
+    Args:
+        parts: The parts; the stepper gets its micro-batch, everything else stays as it was.
+        wishes: What is asked for.
+        budget: What there was before the trial.
+        study: Keeps the profiles, and knows how far forecasts are to be trusted.
+
+    Returns:
+        The guard.
+    """
+    return _Sizing(parts, wishes, budget, study).guard()
+
+
+def whole_micro_batch(setting: int | str, batch_size: int, *, is_mixing: bool = False) -> int:
+    """Return how many rows pass through a model at once where memory is no question.
+
+    Args:
+        setting: `training.micro_batch_size`.
+        batch_size: The effective batch.
+        is_mixing: Whether mixup mixes the rows of a micro-batch.
+
+    Returns:
+        The setting; where it is `auto`, the largest of the batch, its half, its quarter and so on
+        that is not above 64 (32 with mixup).
+    """
+    if isinstance(setting, int):
+        return setting
+    largest = _LARGEST_MIXED if is_mixing else _LARGEST
+    return next(size for size in _halvings(batch_size) if size <= largest)
+
+
+class _Sizing:
+    """Forecasts one trial in several sizes; used once."""
+
+    def __init__(
+        self, parts: SizedParts, wishes: Wishes, budget: MemoryBudget, study: StudyMemory
+    ) -> None:
+        self._parts = parts
+        self._wishes = wishes
+        self._budget = budget
+        self._study = study
+        self._weights_mib = _unique_mib(_held(parts.compute))
+        self._optimizer_mib = 2 * 4 * sum(p.numel() for p in parts.parameters) / _MIB
+
+    def guard(self) -> MemoryGuard:
+        """Choose the sizes and return the guard."""
+        record = self._choose()
+        parts = self._parts
+        parts.stepper.micro_batch_size = record.micro_batch_size
+        if record.is_checkpointing:
+            self._checkpoint()
+        return MemoryGuard(
+            stepper=parts.stepper,
+            compute=parts.compute,
+            device=parts.device,
+            study=self._study,
+            forecast_mib=self._forecast(record).total_mib,
+            record=record,
+            shortfall=self._shortfall,
+            checkpoint_blocks=self._checkpoint,
+        )
+
+    def _choose(self) -> TrialMemory:
+        """Take the largest sizes that fit, and checkpointing where none does."""
+        correction = self._study.correction(self._parts.device.type)
+        wishes = self._wishes
+        start = TrialMemory(
+            micro_batch_size=1, eval_batch_size=wishes.eval_batch_size, correction=correction
+        )
+        evaluating = [
+            dataclasses.replace(start, eval_batch_size=size)
+            for size in _halvings(wishes.eval_batch_size)
+        ]
+        start = next((r for r in evaluating if self._fits(r, "validation_mib")), evaluating[-1])
+        training = [
+            dataclasses.replace(start, micro_batch_size=size, is_checkpointing=again)
+            for again in (False, True)
+            for size in self._sizes()
+        ]
+        chosen = next((r for r in training if self._fits(r, "training_mib")), training[-1])
+        if isinstance(wishes.micro_batch_size, int):
+            return dataclasses.replace(chosen, micro_batch_size=wishes.micro_batch_size)
+        return chosen
+
+    def _sizes(self) -> list[int]:
+        """Return the micro-batches that come into question, largest first."""
+        is_mixing = self._parts.stepper.mixup > 0
+        return _halvings(whole_micro_batch("auto", self._wishes.batch_size, is_mixing=is_mixing))
+
+    def _fits(self, record: TrialMemory, phase: str) -> bool:
+        free = self._budget.free_mib
+        if free is None:
+            return True
+        forecast = self._forecast(record)
+        batch: float = getattr(forecast, phase)
+        return forecast.weights_mib + forecast.optimizer_mib + batch <= free
+
+    def _shortfall(self, record: TrialMemory) -> float:
+        """Return by what factor the batches of a forecast must grow to fill what there was."""
+        if self._budget.free_mib is None:
+            return 1.0
+        forecast = self._forecast(record)
+        left = self._budget.free_mib - forecast.weights_mib - forecast.optimizer_mib
+        return left / max(forecast.training_mib, forecast.validation_mib, 1.0)
+
+    def _forecast(self, record: TrialMemory) -> MemoryForecast:
+        parts = self._parts
+        training = self._profile(is_checkpointing=record.is_checkpointing)
+        rows = min(record.micro_batch_size, self._wishes.batch_size)
+        return MemoryForecast(
+            base_mib=self._budget.base_mib,
+            weights_mib=self._weights_mib,
+            optimizer_mib=self._optimizer_mib,
+            training_mib=record.correction * _peak_mib(training, parts.stepper.forward, rows),
+            validation_mib=record.correction
+            * _peak_mib(self._validation_profile(), parts.validation, record.eval_batch_size),
+        )
+
+    def _profile(self, *, is_checkpointing: bool) -> MemoryProfile:
+        key = (self._parts.key, is_checkpointing)
+        profiles = self._study.profiles
+        if key not in profiles:
+            with _borrowed(self._parts):
+                if is_checkpointing:
+                    self._checkpoint()
+                profiles[key] = self._measure(self._parts.stepper.forward, self._train)
+                if is_checkpointing:
+                    disable_checkpointing(self._parts.compute.model, self._parts.plan.layer_map)
+        return profiles[key]
+
+    def _validation_profile(self) -> MemoryProfile:
+        key = (self._parts.validation_key, "validation")
+        profiles = self._study.profiles
+        if key not in profiles:
+            with _borrowed(self._parts):
+                self._parts.compute.master.eval()  # type: ignore[no-untyped-call]
+                profiles[key] = self._measure(self._parts.validation, self._validate)
+        return profiles[key]
+
+    def _measure(self, forward: Forward, run: Callable[[Forward, int], object]) -> MemoryProfile:
+        """Record tiny batches."""
+
+        def record(shape: BatchShape) -> list[int]:
+            tried = _tried(forward, shape)
+            with recorded_allocations(_held(self._parts.compute)) as live:
+                run(tried, len(shape.lengths))
+            drop_gradients(self._parts.compute)
+            return live
+
+        return profile_of(record, self._parts.max_length, is_packed=forward.maker.is_packed)
+
+    def _train(self, forward: Forward, num_rows: int) -> None:
+        stepper = dataclasses.replace(
+            self._parts.stepper, forward=forward, augmentation=None, micro_batch_size=num_rows
+        )
+        stepper.backward(np.arange(num_rows), 0, 0)
+
+    def _validate(self, forward: Forward, num_rows: int) -> None:
+        forward.all_scores(num_rows)
+
+    def _checkpoint(self) -> None:
+        parts = self._parts
+        enable_checkpointing(parts.compute.model, parts.plan.layer_map, parts.stepper.stream)
+
+
+def _halvings(size: int) -> list[int]:
+    sizes = [size]
+    while sizes[-1] > 1:
+        sizes.append(halved(sizes[-1]))
+    return sizes
+
+
+def _peak_mib(profile: MemoryProfile, forward: Forward, num_rows: int) -> float:
+    shape = longest_batch(forward.maker.split, num_rows, is_packed=forward.maker.is_packed)
+    return profile.peak_mib(shape)
+
+
+def _tried(forward: Forward, shape: BatchShape) -> Forward:
+    """Return what scores rows of given lengths, made of the split's own tokens."""
+    split, lengths = forward.maker.split, np.asarray(shape.lengths, dtype=np.int64)
+    num_tokens, types = int(lengths.sum()), split.token_type_ids
+    rows = EncodedSplit(
+        input_ids=np.resize(split.input_ids[:num_tokens], num_tokens),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]),
+        labels=np.resize(split.labels[: len(lengths)], len(lengths)),
+        word_ids=np.full(num_tokens, -1, dtype=np.int32),
+        token_type_ids=None if types is None else np.resize(types[:num_tokens], num_tokens),
+        num_truncated=0,
+    )
+    maker = dataclasses.replace(forward.maker, split=rows)
+    return Forward(view=forward.view, maker=maker, source=None, deepest_prefix=-1)
+
+
+@contextmanager
+def _borrowed(parts: SizedParts) -> Iterator[None]:
+    """Put the models into the last stage of the plan, and afterwards all as it was."""
+    compute, plan = parts.compute, parts.plan
+    states = random_states(parts.device)
+    models = {id(model): model for model in (compute.model, compute.master)}.values()
+    trainable = [(p, p.requires_grad) for model in models for p in model.parameters()]
+    training = [(module, module.training) for model in models for module in model.modules()]
+    compute.enter(plan, plan.num_stages - 1)
+    try:
+        yield
+    finally:
+        for parameter, was_trainable in trainable:
+            parameter.requires_grad_(was_trainable)
+        for module, was_training in training:
+            module.training = was_training
+        restore_random_states(states, parts.device)
+
+
+def _held(compute: ComputeModel) -> Iterator[Tensor]:
+    """Yield what the models hold all through a trial."""
+    for model in (compute.model, compute.master):
+        yield from model.parameters()
+        yield from model.buffers()
+    for field in dataclasses.fields(compute):
+        yield from _tensors(getattr(compute, field.name))
+
+
+def _tensors(value: object) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from _tensors(item)
+
+
+def _unique_mib(tensors: Iterator[Tensor]) -> float:
+    sizes = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}
+    return sum(sizes.values()) / _MIB
