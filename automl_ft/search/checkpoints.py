@@ -71,8 +71,7 @@ class Shelf:
             number: The trial.
         """
         self._folder.drop_trial(number)
-        for kind in ("best", "last"):
-            self._store.checkpoints.drop(number, kind)
+        self._store.checkpoints.drop(number)
 
     def _keep_best(self, number: int, value: float | None) -> None:
         """Exchange what a trial goes on from for its best model.

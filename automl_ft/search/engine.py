@@ -22,6 +22,7 @@ The timeline of a study, from the first line of `search` to the last:
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,7 +42,7 @@ from automl_ft.search.ranking import best_trial
 from automl_ft.search.shadow import ShadowStudy
 from automl_ft.search.stopping import ActiveClock, num_configurations
 from automl_ft.search.team import Team, death_message
-from automl_ft.search.trials import failed_result, shadow_trials, trial_spec
+from automl_ft.search.trials import Shadows, failed_result, trial_spec
 from automl_ft.specs.decision import Decision, Evaluation
 from automl_ft.specs.failure import FailureKind, TrialFailure
 from automl_ft.specs.trial import Outcome, TrialCost, TrialResult
@@ -107,7 +108,9 @@ class Engine:
         self._touched = 0.0
         self._looked: float | None = None
         self._trials: list[TrialRecord] = []
-        self._line = Line(parts.opened, parts.shadow, parts.listener)
+        self._overview: SearchSnapshot | None = None
+        self._shadows = Shadows()
+        self._line = Line(parts.opened, parts.shadow, self._shadows, parts.listener)
         self._shelf = Shelf(parts.opened.store, parts.opened.folder, parts.opened.config)
 
     def run(self, workers: Sequence[Worker]) -> StopReason:
@@ -230,7 +233,7 @@ class Engine:
             # the trial down as past this rung.
             return Decision.PRUNE
         verdict = self._parts.shadow.should_prune(
-            self._parts.pruner, shadow_trials(self._trials), live.number
+            self._parts.pruner, self._shadows.of(self._trials), live.number
         )
         # The default recipe takes part in the pruner's rungs, since others are measured against
         # it, but runs its full length: it is what the best trial is compared with.
@@ -269,7 +272,7 @@ class Engine:
         if result.outcome is Outcome.COMPLETE:
             return self._store.finish(number, TrialState.COMPLETE, result.value, attrs)
         if result.outcome is Outcome.PRUNED:
-            last = self._store.trial(number).intermediate_values
+            last = self._trials[number].intermediate_values
             value = last[max(last)] if last else None
             return self._store.finish(number, TrialState.PRUNED, value, attrs)
         if result.outcome is Outcome.FAILED:
@@ -278,10 +281,12 @@ class Engine:
 
     def _report_missing(self, result: TrialResult) -> None:
         """Make up for a report that was lost with a supervisor killed after the last checkpoint."""
-        stored = self._store.trial(result.number).intermediate_values
-        for evaluation in result.evaluations:
-            if evaluation.step not in stored:
-                self._store.report(result.number, evaluation.step, self._value(evaluation))
+        stored = self._trials[result.number].intermediate_values
+        missing = [e for e in result.evaluations if e.step not in stored]
+        for evaluation in missing:
+            self._store.report(result.number, evaluation.step, self._value(evaluation))
+        if missing:
+            self._refresh()
 
     def _value(self, evaluation: Evaluation) -> float:
         return evaluation.metrics[f"validation_{self._parts.opened.config.objective}"]
@@ -381,6 +386,7 @@ class Engine:
 
     def _refresh(self) -> None:
         self._trials = self._store.trials()
+        self._overview = None
 
     def snapshot(self) -> SearchSnapshot:
         """Return the state of the search now.
@@ -388,6 +394,15 @@ class Engine:
         Returns:
             Everything that a live view shows.
         """
+        if self._overview is None:  # progress comes more often than trials change
+            self._overview = self._look_over()
+        return dataclasses.replace(
+            self._overview,
+            running=tuple(live.view() for live in self._live.values()),
+            active_seconds=self._parts.clock.total(),
+        )
+
+    def _look_over(self) -> SearchSnapshot:
         config = self._parts.opened.config
         best = best_trial(self._trials)
         default = next((t for t in self._trials if t.origin == "default"), None)
@@ -397,12 +412,12 @@ class Engine:
             counts=_counts(self._trials),
             num_configurations=num_configurations(self._trials),
             total_configurations=config.budget.trials,
-            running=tuple(live.view() for live in self._live.values()),
+            running=(),
             best_number=None if best is None else best.number,
             best_value=None if best is None else best.value,
             best_params={} if best is None else best.params,
             default_value=None if default is None else default.value,
-            active_seconds=self._parts.clock.total(),
+            active_seconds=0.0,
             timeout_seconds=config.budget.timeout_seconds,
         )
 

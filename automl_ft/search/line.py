@@ -17,12 +17,12 @@ from automl_ft.search.opening import OpenedStudy
 from automl_ft.search.shadow import ShadowStudy
 from automl_ft.search.stopping import num_configurations, patience_left, stop_proposing
 from automl_ft.search.trials import (
+    Shadows,
     add_proposal,
     adopt_foreign,
     failed_result,
     invalid_message,
     may_start,
-    shadow_trials,
 )
 from automl_ft.specs.failure import FailureKind, TrialFailure
 from automl_ft.specs.grouping import MAX_STACKED, stack_key
@@ -60,12 +60,19 @@ def group_room(shadow: ShadowStudy, num_known: int) -> int:
 class Line:
     """The trials that wait, and behind them those that the sampler would propose."""
 
-    def __init__(self, opened: OpenedStudy, shadow: ShadowStudy, listener: SearchListener) -> None:
+    def __init__(
+        self,
+        opened: OpenedStudy,
+        shadow: ShadowStudy,
+        shadows: Shadows,
+        listener: SearchListener,
+    ) -> None:
         """Store the parts.
 
         Args:
             opened: The study.
             shadow: Proposes.
+            shadows: What it sees of the trials.
             listener: Told of trials that cannot run.
         """
         self.reason: StopReason | None = None
@@ -74,6 +81,7 @@ class Line:
         self._store = opened.store
         self._budget = opened.config.budget
         self._shadow = shadow
+        self._shadows = shadows
         self._listener = listener
 
     def next_group(self, alone: Container[int] = ()) -> list[TrialRecord]:
@@ -90,9 +98,10 @@ class Line:
         """
         self.reason = None
         while group := self._form(alone):
-            claimed = [trial.number for trial in group if self._store.claim(trial.number)]
+            claimed = {trial.number for trial in group if self._store.claim(trial.number)}
             if claimed:
-                return [self._store.trial(number) for number in claimed]
+                trials = {trial.number: trial for trial in self._store.trials()}
+                return [trials[trial.number] for trial in group if trial.number in claimed]
         return []
 
     def _form(self, alone: Container[int]) -> list[TrialRecord]:
@@ -144,7 +153,7 @@ class Line:
         reason = stop_proposing(trials, self._budget)
         if reason is not None:
             return reason
-        proposal = self._shadow.propose(shadow_trials(trials))
+        proposal = self._shadow.propose(self._shadows.of(trials))
         if proposal is None:
             return StopReason.EXHAUSTED
         return self._store.trial(add_proposal(self._store, self._opened.space, proposal))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from optuna.trial import TrialState
+
 from automl_ft.storage.records import TrialRecord
 
 __all__ = ["RankedTrial", "best_trial", "furthest_value", "rank_trials"]
@@ -73,5 +75,5 @@ def best_trial(trials: Sequence[TrialRecord]) -> TrialRecord | None:
     Returns:
         The trial, or None before one is complete.
     """
-    ranked = rank_trials(trials)
-    return ranked[0].trial if ranked and ranked[0].rank == 1 else None
+    complete = [trial for trial in trials if trial.state is TrialState.COMPLETE]
+    return rank_trials(complete)[0].trial if complete else None

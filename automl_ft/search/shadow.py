@@ -11,18 +11,18 @@ rerun of a configuration as one more trial, which samplers would misread. For ev
                                 placeholder in state WAITING, which every sampler ignores
 
 Nothing of a shadow is kept but what a sampler or pruner wrote to its trial, which is handed back
-to be stored. So the same records and seed give the same answer, in any process.
+to be stored. So the same records and seed give the same answer, in any process. What follows from
+one record alone, such as its coordinates, is worked out once for as long as the record is the same.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from datetime import datetime
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -35,47 +35,23 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from automl_ft.search.samplers import SamplerSettings, make_sampler
+from automl_ft.search.sight import ShadowTrial, Sight, bare_trial, identity
 from automl_ft.space.spec import SearchSpace
-from automl_ft.space.suggest import coordinates, exploration, stored_distributions, suggest
+from automl_ft.space.suggest import exploration, stored_distributions, suggest
 from automl_ft.specs.trial import ParamValue
 
-__all__ = ["Proposal", "PruneDecision", "ShadowStudy", "ShadowTrial"]
+__all__ = ["Proposal", "PruneDecision", "ShadowStudy"]
 
 _ATTEMPTS = 10
-_WHENEVER = datetime(2000, 1, 1)
 _SPACE_KEY = "automl_ft:shadow_space"
 _QMC_PREFIX = "qmc:"
 _CMA_PREFIX = "cma:"
-_LEARN_FROM_COMPLETE_ONLY = ("gp", "cmaes")
 _NOISE: Mapping[str, tuple[str, ...]] = {
     "optuna.storages._in_memory": ("A new study created in memory",),
     "optuna._gp.batched_lbfgsb": ("The 'greenlet' package is unavailable",),
     "optuna._gp.optim_mixed": ("local_search_mixed", "Study already converged"),
 }
 """By logger, how those lines begin that are about the shadow or Optuna's inner workings."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ShadowTrial:
-    """What the shadow needs to know of a stored trial."""
-
-    number: int
-    """The trial's number in the stored study."""
-    params: Mapping[str, ParamValue]
-    """Every hyperparameter that it runs with; what is missing counts as what the space sets."""
-    state: TrialState
-    """Its state in the stored study."""
-    value: float | None = None
-    """The objective, higher is better, where the trial is COMPLETE."""
-    intermediate_values: Mapping[int, float] = field(default_factory=dict)
-    """Objective by step."""
-    system_attrs: Mapping[str, Any] = field(default_factory=dict)
-    """The stored trial's system attributes: what proposals and prune decisions handed back."""
-
-    @property
-    def is_paused(self) -> bool:
-        """Whether the trial stopped with a checkpoint after at least one report."""
-        return self.state == TrialState.WAITING and bool(self.intermediate_values)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,7 +80,7 @@ class PruneDecision:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShadowStudy:
-    """Proposes configurations and judges trials, from records only; holds no state."""
+    """Proposes configurations and judges trials, from records only; one thread at a time."""
 
     space: SearchSpace
     """What is proposed; resolved."""
@@ -118,6 +94,8 @@ class ShadowStudy:
     """The study's name; Hyperband assigns brackets by it."""
     n_startup_trials: int = 10
     """See `search.samplers.startup_trials`."""
+    _sights: dict[int, Sight] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """By number what was last seen there; right for as long as the record is the same object."""
 
     def propose(self, records: Sequence[ShadowTrial]) -> Proposal | None:
         """Propose the next configuration.
@@ -131,7 +109,7 @@ class ShadowStudy:
             A configuration that no record has, or None where there is none left: the grid, or a
             space that has only so many configurations, is exhausted.
         """
-        tried = {_identity(self.space, record.params) for record in records}
+        tried = {self._sight(record).identity for record in records}
         with _quiet():
             if self.sampler == "grid":
                 return self._enumerate(records, tried, is_grid=True)
@@ -162,15 +140,23 @@ class ShadowStudy:
             KeyError: No record has that number.
         """
         judged = {record.number: record for record in records}[number]
+        if isinstance(pruner, NopPruner):
+            return PruneDecision(is_pruned=False, system_attrs={})
         others = (record for record in records if record.number != number)
-        frozen = [_frozen(record, record.state) for record in others]
-        frozen.append(_frozen(judged, TrialState.RUNNING))
+        frozen = [self._sight(record).judged for record in others]
+        frozen.append(bare_trial(judged, TrialState.RUNNING))
         with _quiet():
             study = self._study(_numbered(frozen, _next_number(records)), RandomSampler())
         is_pruned = pruner.prune(study, study.get_trials(deepcopy=False)[number])
         attrs = study.get_trials(deepcopy=False)[number].system_attrs
         new = {key: value for key, value in attrs.items() if key not in judged.system_attrs}
         return PruneDecision(is_pruned=is_pruned, system_attrs=new)
+
+    def _sight(self, record: ShadowTrial) -> Sight:
+        known = self._sights.get(record.number)
+        if known is None or known.record is not record:
+            known = self._sights[record.number] = Sight(record, self.space)
+        return known
 
     def _sample(
         self, records: Sequence[ShadowTrial], tried: set[object], sampler: str
@@ -183,7 +169,7 @@ class ShadowStudy:
         for _ in range(_ATTEMPTS):
             trial = _new_trial(study)
             params = suggest(trial, self.space)
-            if _identity(self.space, params) not in tried:
+            if identity(self.space, params) not in tried:
                 return self._proposal(study, trial, params, _next_number(records))
         return None
 
@@ -192,11 +178,12 @@ class ShadowStudy:
     ) -> Proposal | None:
         """Ask the exhaustive sampler; it repeats itself only when nothing is left."""
         study = self._exploring(records, "grid", is_grid=is_grid)
-        places = {_place(t.params) for t in study.trials if t.state != TrialState.WAITING}
+        known = study.get_trials(deepcopy=False)
+        places = {_place(trial.params) for trial in known if trial.state != TrialState.WAITING}
         while True:
             trial = _new_trial(study)
             params = suggest(trial, self.space, is_grid=is_grid)
-            if _identity(self.space, params) not in tried:
+            if identity(self.space, params) not in tried:
                 return self._proposal(study, trial, params, _next_number(records))
             if _place(trial.params) in places:
                 return None
@@ -211,8 +198,10 @@ class ShadowStudy:
         if sampler == "cmaes":
             signature = _signature(frozen)
             by_number = {record.number: record for record in records}
-            for trial in frozen:
-                trial.system_attrs = _cma_attrs(by_number[trial.number], signature)
+            frozen = [
+                _with_system_attrs(trial, _cma_attrs(by_number[trial.number], signature))
+                for trial in frozen
+            ]
         settings = SamplerSettings(
             study_seed=self.seed,
             trial_seed=int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0]),
@@ -227,18 +216,14 @@ class ShadowStudy:
         self, records: Sequence[ShadowTrial], sampler: str, *, is_grid: bool
     ) -> Iterator[FrozenTrial]:
         """Yield each configuration of the space once, at its furthest comparable value."""
-        distributions = exploration(self.space, is_grid=is_grid)
-        furthest: dict[object, ShadowTrial] = {}
-        for record in sorted(records, key=_progress, reverse=True):
-            furthest.setdefault(_identity(self.space, record.params), record)
-        for record in furthest.values():
-            place = coordinates(record.params, self.space, is_grid=is_grid)
-            if place is not None:
-                frozen = _seen_by(sampler, record)
-                frozen.params = place
-                frozen.distributions = {name: distributions[name] for name in place}
-                frozen.system_attrs = {}
-                yield frozen
+        furthest: dict[object, Sight] = {}
+        sights = (self._sight(record) for record in records)
+        for sight in sorted(sights, key=lambda sight: sight.progress, reverse=True):
+            furthest.setdefault(sight.identity, sight)
+        for sight in furthest.values():
+            trial = sight.explored(sampler, is_grid=is_grid)
+            if trial is not None:
+                yield trial
 
     def _study(self, trials: Sequence[FrozenTrial], sampler: BaseSampler) -> optuna.Study:
         storage = InMemoryStorage()
@@ -280,68 +265,14 @@ def _next_number(records: Sequence[ShadowTrial]) -> int:
     return max((record.number for record in records), default=-1) + 1
 
 
-def _identity(space: SearchSpace, params: Mapping[str, ParamValue]) -> object:
-    """Return what two trials of one recipe have in common: every hyperparameter.
-
-    Fixed ones too: what they are set to may have changed since an earlier trial.
-    """
-    recipe = {**space.hyperparameters({}), **params}.items()
-    return tuple((n, f"{v:.12g}" if isinstance(v, int | float) else v) for n, v in recipe)
-
-
 def _place(coordinates: Mapping[str, ParamValue]) -> object:
     return tuple(coordinates.items())
 
 
-def _progress(record: ShadowTrial) -> tuple[int, int, int]:
-    """Say how far a trial came: full ones, then by step, then the older ones."""
-    ranks = {TrialState.COMPLETE: 3, TrialState.PRUNED: 2, TrialState.RUNNING: 1}
-    rank = ranks.get(_explored_state(record), 0)
-    return rank, max(record.intermediate_values, default=0), -record.number
-
-
-def _explored_state(record: ShadowTrial) -> TrialState:
-    if record.is_paused:
-        return TrialState.PRUNED
-    if record.state == TrialState.WAITING:
-        return TrialState.RUNNING
-    has_value = record.value is not None and math.isfinite(record.value)
-    if record.state == TrialState.COMPLETE and not has_value:
-        return TrialState.FAIL
-    return record.state
-
-
-def _seen_by(sampler: str, record: ShadowTrial) -> FrozenTrial:
-    """Build Optuna's trial of a record in the state that the sampler learns most from.
-
-    GP and CMA-ES learn from COMPLETE trials only and would propose what was pruned over and over,
-    so there a pruned or paused trial is complete, at its best validation. QMC does not learn; it
-    takes its parameters from the first trial that is PRUNED or COMPLETE, so all are.
-    """
-    state = _explored_state(record)
-    if sampler == "qmc":
-        return _frozen(record, TrialState.PRUNED)
-    values = [value for value in record.intermediate_values.values() if math.isfinite(value)]
-    if sampler in _LEARN_FROM_COMPLETE_ONLY and state == TrialState.PRUNED and values:
-        return _frozen(replace(record, value=max(values)), TrialState.COMPLETE)
-    return _frozen(record, state)
-
-
-def _frozen(record: ShadowTrial, state: TrialState) -> FrozenTrial:
-    """Build Optuna's trial of a record, without parameters."""
-    return FrozenTrial(
-        number=record.number,
-        trial_id=record.number,
-        state=state,
-        value=record.value if state == TrialState.COMPLETE else None,
-        datetime_start=_WHENEVER,
-        datetime_complete=_WHENEVER if state.is_finished() else None,
-        params={},
-        distributions={},
-        user_attrs={},
-        system_attrs=dict(record.system_attrs),
-        intermediate_values=dict(record.intermediate_values),
-    )
+def _with_system_attrs(trial: FrozenTrial, attrs: dict[str, Any]) -> FrozenTrial:
+    changed = copy.copy(trial)
+    changed.system_attrs = attrs
+    return changed
 
 
 def _numbered(trials: Iterable[FrozenTrial], number: int) -> list[FrozenTrial]:
@@ -349,7 +280,7 @@ def _numbered(trials: Iterable[FrozenTrial], number: int) -> list[FrozenTrial]:
     by_number = {trial.number: trial for trial in trials}
     waiting = TrialState.WAITING
     return [
-        by_number.get(n) or _frozen(ShadowTrial(number=n, params={}, state=waiting), waiting)
+        by_number.get(n) or bare_trial(ShadowTrial(number=n, params={}, state=waiting), waiting)
         for n in range(number)
     ]
 

@@ -14,7 +14,8 @@ from optuna.trial import TrialState
 from automl_ft.config.study import BudgetConfig, StudyConfig
 from automl_ft.errors import ConfigError
 from automl_ft.search.folder import StudyFolder
-from automl_ft.search.shadow import Proposal, ShadowTrial
+from automl_ft.search.shadow import Proposal
+from automl_ft.search.sight import ShadowTrial
 from automl_ft.search.stopping import num_configurations
 from automl_ft.space.spec import SearchSpace
 from automl_ft.space.suggest import stored_distributions
@@ -25,6 +26,7 @@ from automl_ft.storage.records import TrialRecord, new_trial_attrs
 from automl_ft.storage.store import StudyStore
 
 __all__ = [
+    "Shadows",
     "add_configuration",
     "add_proposal",
     "add_rerun",
@@ -33,7 +35,6 @@ __all__ = [
     "invalid_message",
     "may_start",
     "put_default_recipe",
-    "shadow_trials",
     "trial_seed",
     "trial_spec",
 ]
@@ -205,26 +206,40 @@ def trial_spec(trial: TrialRecord, config: StudyConfig, folder: StudyFolder) -> 
     )
 
 
-def shadow_trials(trials: Sequence[TrialRecord]) -> list[ShadowTrial]:
-    """Return what samplers and pruners see of the stored trials.
+class Shadows:
+    """What samplers and pruners see of the stored trials; the same record has the same shadow."""
 
-    Args:
-        trials: All trials of a study.
+    def __init__(self) -> None:
+        """Begin without any."""
+        self._known: dict[int, tuple[TrialRecord, ShadowTrial]] = {}
 
-    Returns:
-        One shadow for each.
-    """
-    return [
-        ShadowTrial(
-            number=trial.number,
-            params=_known(trial),
-            state=trial.state,
-            value=trial.value,
-            intermediate_values=trial.intermediate_values,
-            system_attrs=trial.system_attrs,
-        )
-        for trial in trials
-    ]
+    def of(self, trials: Sequence[TrialRecord]) -> list[ShadowTrial]:
+        """Return the shadows of trials.
+
+        Args:
+            trials: All trials of a study.
+
+        Returns:
+            One shadow for each.
+        """
+        return [self._shadow(trial) for trial in trials]
+
+    def _shadow(self, trial: TrialRecord) -> ShadowTrial:
+        known = self._known.get(trial.number)
+        if known is None or known[0] is not trial:
+            known = self._known[trial.number] = (trial, _shadow(trial))
+        return known[1]
+
+
+def _shadow(trial: TrialRecord) -> ShadowTrial:
+    return ShadowTrial(
+        number=trial.number,
+        params=_known(trial),
+        state=trial.state,
+        value=trial.value,
+        intermediate_values=trial.intermediate_values,
+        system_attrs=trial.system_attrs,
+    )
 
 
 def failed_result(number: int, failure: TrialFailure, cost: TrialCost | None = None) -> TrialResult:

@@ -63,12 +63,12 @@ class Checkpoints:
         keys = ("study_id", "trial_number", "kind")
         self._database.write(lambda connection: upsert(connection, CHECKPOINTS, keys, [row]))
 
-    def drop(self, trial_number: int, kind: str) -> None:
+    def drop(self, trial_number: int, kind: str | None = None) -> None:
         """Forget a checkpoint that is no longer on disk; one that is not known is fine.
 
         Args:
             trial_number: The trial.
-            kind: `best` or `last`.
+            kind: `best` or `last`; None for both.
 
         Raises:
             StorageError: The database fails.
@@ -77,7 +77,7 @@ class Checkpoints:
         statement = delete(CHECKPOINTS).where(
             columns.study_id == self._study_id,
             columns.trial_number == trial_number,
-            columns.kind == kind,
+            *([] if kind is None else [columns.kind == kind]),
         )
         self._database.write(lambda connection: connection.execute(statement))
 

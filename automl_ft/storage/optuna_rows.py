@@ -21,8 +21,8 @@ from optuna.distributions import (
     json_to_distribution,
 )
 from optuna.storages._rdb.models import TrialIntermediateValueModel, TrialValueModel
-from optuna.trial import TrialState
-from sqlalchemy import Connection, Update, bindparam, delete, select, update
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import Connection, Select, Update, bindparam, delete, func, insert, select, update
 
 from automl_ft.storage.schema import json_safe
 from automl_ft.storage.tables import OPTUNA_TABLES
@@ -30,6 +30,7 @@ from automl_ft.storage.upsert import upsert
 
 __all__ = [
     "OPEN_STATES",
+    "add_trial",
     "hold",
     "hold_study",
     "move",
@@ -89,6 +90,61 @@ def release_running(connection: Connection, study_id: int) -> list[int]:
     found = list(connection.scalars(numbers))
     connection.execute(update(_TRIALS).where(*running).values(state=TrialState.WAITING))
     return found
+
+
+def add_trial(connection: Connection, study_id: int, template: FrozenTrial) -> int:
+    """Add a trial that is not finished and has no value or curve yet.
+
+    Args:
+        connection: Inside a transaction that holds the study, so that numbers count up.
+        study_id: Optuna's id of the study.
+        template: The trial but for its number; checked.
+
+    Returns:
+        Its number.
+
+    Raises:
+        ValueError: A distribution is not compatible with the study's stored one.
+    """
+    number, newest = connection.execute(_newest(), {"study": study_id}).one()
+    _check_distributions(connection, study_id, newest, template.distributions)
+    started = template.datetime_start
+    row = {
+        "study_id": study_id,
+        "number": number,
+        "state": template.state,
+        "datetime_start": None if started is None else _utc(started),
+    }
+    key = connection.execute(insert(_TRIALS).values(row)).inserted_primary_key
+    assert key is not None
+    trial_id = int(key[0])
+    _insert_params(connection, trial_id, template.params, template.distributions)
+    put_trial_attrs(connection, trial_id, template.user_attrs)
+    put_trial_attrs(connection, trial_id, template.system_attrs, kind="system")
+    return int(number)
+
+
+def _check_distributions(
+    connection: Connection,
+    study_id: int,
+    newest: int | None,
+    distributions: Mapping[str, BaseDistribution],
+) -> None:
+    """Compare distributions with stored ones; a study has one for each name.
+
+    The newest trial has most of the names, so that mostly one query is enough.
+    """
+    if newest is None:
+        return
+    rows = connection.execute(_distributions_of(), {"trial": newest})
+    stored = {name: text for name, text in rows}
+    for name, distribution in distributions.items():
+        text = stored.get(name)
+        if text is None:
+            place = {"study": study_id, "name": name}
+            text = connection.execute(_distribution_of_name(), place).scalar()
+        if text is not None:
+            check_distribution_compatibility(json_to_distribution(text), distribution)
 
 
 def move(
@@ -171,6 +227,17 @@ def put_params(
     for name, text in connection.execute(stored.where(_PARAMS.c.trial_id.in_(mates))).all():
         if name in params:
             check_distribution_compatibility(json_to_distribution(text), distributions[name])
+    theirs = _PARAMS.c.trial_id == trial_id
+    connection.execute(delete(_PARAMS).where(theirs, _PARAMS.c.param_name.not_in(list(params))))
+    _insert_params(connection, trial_id, params, distributions)
+
+
+def _insert_params(
+    connection: Connection,
+    trial_id: int,
+    params: Mapping[str, Any],
+    distributions: Mapping[str, BaseDistribution],
+) -> None:
     rows = [
         {
             "trial_id": trial_id,
@@ -180,8 +247,6 @@ def put_params(
         }
         for name, value in params.items()
     ]
-    theirs = _PARAMS.c.trial_id == trial_id
-    connection.execute(delete(_PARAMS).where(theirs, _PARAMS.c.param_name.not_in(list(params))))
     upsert(connection, _PARAMS, ("trial_id", "param_name"), rows)
 
 
@@ -222,6 +287,36 @@ def _put_attrs(
         for key, value in attrs.items()
     ]
     upsert(connection, OPTUNA_TABLES[table], (column, "key"), rows)
+
+
+def _utc(local: datetime) -> datetime:
+    """Optuna takes naive local times and stores naive ones in UTC."""
+    return local.astimezone(UTC).replace(tzinfo=None)
+
+
+# Building a statement takes longer than running it, so those of every trial are built once.
+
+
+@functools.cache
+def _newest() -> Select[int, int]:
+    theirs = _TRIALS.c.study_id == bindparam("study")
+    return select(func.count(), func.max(_TRIALS.c.trial_id)).where(theirs)
+
+
+@functools.cache
+def _distributions_of() -> Select[Any]:
+    columns = _PARAMS.c
+    chosen = select(columns.param_name, columns.distribution_json)
+    return chosen.where(columns.trial_id == bindparam("trial"))
+
+
+@functools.cache
+def _distribution_of_name() -> Select[Any]:
+    joined = _PARAMS.join(_TRIALS, _PARAMS.c.trial_id == _TRIALS.c.trial_id)
+    wanted = (_TRIALS.c.study_id == bindparam("study")) & (
+        _PARAMS.c.param_name == bindparam("name")
+    )
+    return select(_PARAMS.c.distribution_json).select_from(joined).where(wanted).limit(1)
 
 
 @functools.cache

@@ -17,7 +17,7 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.storages import BaseStorage, get_storage
+from optuna.storages import get_storage
 from optuna.trial import TrialState, create_trial
 from sqlalchemy import Connection
 
@@ -32,10 +32,10 @@ from automl_ft.storage.records import (
     StudyRecord,
     TrialRecord,
     study_attrs,
-    trial_record,
 )
 from automl_ft.storage.schema import json_safe
 from automl_ft.storage.supervision import supervise
+from automl_ft.storage.trial_rows import TrialRows
 
 __all__ = ["StudyStore"]
 
@@ -62,10 +62,11 @@ class StudyStore:
         return f"StudyStore({self._record.name!r}, {self._database!r})"
 
     def _reopen(self) -> None:
-        """Start with an empty cache: Optuna never reads a finished trial twice."""
-        self._storage: BaseStorage = get_storage(self._database.rdb)
+        """Start with nothing read: a finished trial is never read twice."""
+        self._rows = TrialRows(self._study_id)
+        storage = get_storage(self._database.rdb)
         self._study = self._database.guarded(
-            lambda: optuna.load_study(study_name=self._record.name, storage=self._storage)
+            lambda: optuna.load_study(study_name=self._record.name, storage=storage)
         )
 
     @property
@@ -111,8 +112,10 @@ class StudyStore:
         Raises:
             StorageError: The database fails.
         """
-        trials = self._database.guarded(lambda: self._study.get_trials(deepcopy=False))
-        return [trial_record(trial) for trial in trials]
+        trials = self._database.read(self._rows.all)
+        if trials is None:
+            raise self._is_gone()
+        return trials
 
     def trial(self, number: int) -> TrialRecord:
         """Return one trial.
@@ -127,8 +130,7 @@ class StudyStore:
             KeyError: There is no such trial.
             StorageError: The database fails.
         """
-        trial_id = self._trial_id(number)
-        return trial_record(self._database.guarded(lambda: self._storage.get_trial(trial_id)))
+        return self._database.read(lambda connection: self._rows.one(connection, number))
 
     def add_trial(
         self,
@@ -165,11 +167,11 @@ class StudyStore:
             system_attrs=json_safe(system_attrs or {}),
         )
 
-        def create() -> int:
-            trial_id = self._storage.create_new_trial(self._study_id, template_trial=template)
-            return self._storage.get_trial_number_from_id(trial_id)
+        def create(connection: Connection) -> int:
+            self._hold_study(connection)
+            return optuna_rows.add_trial(connection, self._study_id, template)
 
-        return self._database.guarded(create)
+        return self._database.write(create)
 
     def claim(self, number: int) -> bool:
         """Take a waiting trial: WAITING becomes RUNNING.
@@ -442,8 +444,10 @@ class StudyStore:
         return widened
 
     def _trial_id(self, number: int) -> int:
-        find = self._storage.get_trial_id_from_study_id_trial_number
-        return self._database.guarded(lambda: find(self._study_id, number))
+        known = self._rows.known_id(number)
+        if known is not None:
+            return known
+        return self._database.read(lambda connection: self._rows.id_of(connection, number))
 
     def _move(self, number: int, source: TrialState, target: TrialState) -> bool:
         trial_id = self._trial_id(number)
@@ -466,7 +470,10 @@ class StudyStore:
 
     def _hold_study(self, connection: Connection) -> None:
         if not optuna_rows.hold_study(connection, self._study_id):
-            raise StorageError(
-                f"Study `{self.name}` is no longer in {self._database.address}: it was deleted"
-                " in the meantime."
-            )
+            raise self._is_gone()
+
+    def _is_gone(self) -> StorageError:
+        return StorageError(
+            f"Study `{self.name}` is no longer in {self._database.address}: it was deleted"
+            " in the meantime."
+        )

@@ -404,6 +404,9 @@ def test_checkpoints_are_noted_replaced_and_forgotten(store):
     store.checkpoints.drop(0, "best")
     store.checkpoints.drop(9, "best")
     assert [(c.trial_number, c.kind) for c in store.checkpoints.all()] == [(0, "last"), (1, "best")]
+    store.checkpoints.put(a_checkpoint(0))
+    store.checkpoints.drop(0)
+    assert [(c.trial_number, c.kind) for c in store.checkpoints.all()] == [(1, "best")]
 
 
 def take(store, folder):

@@ -5,7 +5,8 @@ import math
 import pytest
 from optuna.trial import TrialState
 
-from automl_ft.search.shadow import ShadowStudy, ShadowTrial
+from automl_ft.search.shadow import ShadowStudy
+from automl_ft.search.sight import ShadowTrial
 from automl_ft.space.load import load_space
 from automl_ft.space.resolve import resolve
 

@@ -3,7 +3,7 @@ from optuna.trial import TrialState
 
 from automl_ft.config.study import PRUNERS
 from automl_ft.search.pruners import PrunerSettings, make_pruner
-from automl_ft.search.shadow import ShadowTrial
+from automl_ft.search.sight import ShadowTrial
 
 STEP = 100
 VALIDATIONS = 8

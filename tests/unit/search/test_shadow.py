@@ -12,7 +12,7 @@ from automl_ft.config.study import SAMPLERS
 from automl_ft.search import shadow as shadow_module
 from automl_ft.search.pruners import PrunerSettings, make_pruner
 from automl_ft.search.samplers import make_sampler
-from automl_ft.search.shadow import ShadowTrial
+from automl_ft.search.sight import ShadowTrial
 from automl_ft.space.growth import merge
 from automl_ft.space.load import load_space
 

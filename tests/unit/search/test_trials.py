@@ -9,12 +9,12 @@ from automl_ft.config.study import BudgetConfig
 from automl_ft.errors import ConfigError, Problem
 from automl_ft.search.shadow import Proposal
 from automl_ft.search.trials import (
+    Shadows,
     add_proposal,
     failed_result,
     invalid_message,
     may_start,
     put_default_recipe,
-    shadow_trials,
     trial_seed,
     trial_spec,
 )
@@ -89,7 +89,7 @@ def test_shadows_know_every_hyperparameter_even_those_of_a_newer_version():
         intermediate_values={50: 0.25},
         system_attrs={"completed_rung_0": 0.25},
     )
-    (shadow,) = shadow_trials([trial])
+    (shadow,) = Shadows().of([trial])
     assert shadow.params == complete({"learning_rate": 1e-3, "epochs": 2})
     assert (shadow.number, shadow.state, shadow.value) == (2, TrialState.PRUNED, 0.25)
     assert shadow.intermediate_values == {50: 0.25}
@@ -173,7 +173,7 @@ def test_default_recipe_that_a_kill_left_out_is_put_in_line(prepared, lab):
 
 
 def test_shadow_knows_only_the_parameters_of_a_trial_that_is_not_adopted_yet():
-    (shadow,) = shadow_trials([make_trial(0, "WAITING", params={}, hyperparameters={})])
+    (shadow,) = Shadows().of([make_trial(0, "WAITING", params={}, hyperparameters={})])
     assert shadow.params == {}
 
 
@@ -182,3 +182,12 @@ def test_trial_that_failed_without_a_word_has_a_result():
     result = failed_result(3, failure)
     assert (result.number, result.outcome, result.failure) == (3, Outcome.FAILED, failure)
     assert (result.value, result.cost.examples) == (None, 0)
+
+
+def test_the_same_record_has_the_same_shadow_and_a_changed_one_another():
+    shadows, trials = Shadows(), [make_trial(0, value=0.5), make_trial(1, "RUNNING")]
+    first = shadows.of(trials)
+    trials[1] = make_trial(1, "RUNNING", intermediate_values={50: 0.25})
+    second = shadows.of(trials)
+    assert second[0] is first[0]
+    assert second[1].intermediate_values == {50: 0.25}

@@ -4,7 +4,7 @@ import math
 
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.trial import TrialState
+from optuna.trial import TrialState, create_trial
 from sqlalchemy import select
 
 from automl_ft.storage.database import open_storage
@@ -113,3 +113,34 @@ def test_times_are_stored_as_optuna_stores_them(database, store, by_optuna):
     )
     assert abs((plain.datetime_complete - written.datetime_complete).total_seconds()) < 60
     assert abs((plain.datetime_start - written.datetime_start).total_seconds()) < 60
+
+
+def test_a_new_trial_is_stored_as_optuna_stores_it(database, store, by_optuna):
+    template = create_trial(
+        state=TrialState.WAITING,
+        params=PARAMS,
+        distributions=SPACE,
+        user_attrs={"seed": 3},
+        system_attrs={"a": [1]},
+    )
+    study_id = database.rdb.get_study_id_from_name("demo")
+    theirs = database.rdb.create_new_trial(study_id, template)
+    ours = store.add_trial(PARAMS, SPACE, attrs={"seed": 3}, system_attrs={"a": [1]})
+    for table in ("trial_params", "trial_user_attributes", "trial_system_attributes"):
+        assert same_rows(database, table, theirs, ours)
+    (first, second) = database.rdb.get_all_trials(study_id)
+    assert (first.number, second.number) == (0, ours)
+    assert essence(first) == essence(second)
+
+
+def essence(trial):
+    return (trial.state, trial.datetime_start, trial.datetime_complete, trial.params, trial.values)
+
+
+def test_a_name_that_the_newest_trial_lacks_is_compared_too(store):
+    store.add_trial(PARAMS, SPACE)
+    store.add_trial({}, {})
+    other = {**SPACE, "freezing": CategoricalDistribution(["head_only"])}
+    with pytest.raises(ValueError, match="CategoricalDistribution does not support dynamic"):
+        store.add_trial(PARAMS, other)
+    assert len(store.trials()) == 2
