@@ -36,7 +36,7 @@ from automl_ft.trial.prefix_cache import CacheKey
 from automl_ft.trial.prepare import OpenCheckpoint, PreparedStudy
 from automl_ft.trial.recipe import Recipe
 from automl_ft.trial.schedule import build_schedule, validation_steps
-from automl_ft.trial.seeding import seed_everything
+from automl_ft.trial.seeding import random_states, seed_everything
 from automl_ft.trial.sizing import SizedParts, Wishes, guard_memory
 from automl_ft.trial.step import StepRunner
 from automl_ft.trial.techniques import ALL, Techniques
@@ -128,6 +128,7 @@ class _Builder:
             num_labels=len(study.facts.data.labels),
             device=study.device,
             folder=Path(spec.folder),
+            random_states=partial(random_states, study.device),
         )
 
     def _model(self) -> _Model:

@@ -13,77 +13,44 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from automl_ft.models.freezing import FreezingPlan
-from automl_ft.models.vocabulary import CutEmbedding
 from automl_ft.specs.decision import Decision, Evaluation, Progress, Reporter
 from automl_ft.specs.trial import Outcome
-from automl_ft.trial.batches import TrainingBatches
 from automl_ft.trial.checkpoint import save_best, save_last
 from automl_ft.trial.compute import ComputeModel
 from automl_ft.trial.forward import Forward
 from automl_ft.trial.guard import MemoryGuard
-from automl_ft.trial.losses import DivergedError, LossLog
+from automl_ft.trial.losses import DivergedError
 from automl_ft.trial.memory import peak_memory_mib
 from automl_ft.trial.optimizer import shrink_l1
-from automl_ft.trial.recipe import Recipe
-from automl_ft.trial.seeding import random_states
+from automl_ft.trial.parts import TrialParts
 from automl_ft.trial.state import TrainingState
 from automl_ft.trial.step import Stepper
 
-__all__ = ["Job", "fit"]
+__all__ = ["Job", "after_step", "fit", "is_finished"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Job:
-    """The parts of one trial; built by `trial.runner`."""
+class Job(TrialParts):
+    """The parts of one trial that is trained by itself; built by `trial.build`."""
 
-    recipe: Recipe
     model: PreTrainedModel
     """Holds the parameters, in fp32."""
     compute: ComputeModel
     """Computes, in the trial's precision."""
-    plan: FreezingPlan
-    optimizer: torch.optim.Optimizer
     parameters: tuple[Tensor, ...]
     """All that the optimiser trains at some time."""
-    schedule: torch.optim.lr_scheduler.LambdaLR
-    batches: TrainingBatches
     stepper: Stepper
-    losses: LossLog
     validation: Forward
-    """Gives scores of the validation split, in fp32."""
     memory: MemoryGuard
     """Runs steps and validations in the memory that there is."""
-    score: Callable[[npt.NDArray[np.float32]], dict[str, float]]
-    """Metrics of such scores, without a prefix."""
-    objective: str
-    """Which of them is the objective."""
-    validations: Callable[[int], Mapping[int, int]]
-    """From an epoch to its `schedule.validation_steps`."""
-    cut: CutEmbedding | None
-    """The embedding that holds the tokens in use only; None where it is whole."""
-    patience: int | None
-    """Early stopping: validations without a better value; None runs it out."""
-    num_labels: int
-    """Number of classes."""
-    device: torch.device
-    folder: Path
-    """Where checkpoints go."""
-
-    @property
-    def total_examples(self) -> int:
-        """Training rows that a full run sees."""
-        return self.recipe.epochs * self.batches.num_examples
 
 
 def fit(job: Job, state: TrainingState, reporter: Reporter) -> Outcome:
@@ -100,12 +67,12 @@ def fit(job: Job, state: TrainingState, reporter: Reporter) -> Outcome:
     Raises:
         DivergedError: The loss or the gradients are not finite, or the loss exploded.
     """
-    if state.evaluations and not _is_finished(job, state):
+    if state.evaluations and not is_finished(job, state):
         # A kill may have come between the checkpoint and its report: report once more.
         outcome = _obey(reporter.report(state.evaluations[-1]))
         if outcome is not None:
             return outcome
-    while not _is_finished(job, state):
+    while not is_finished(job, state):
         outcome = run_epoch(job, state, reporter)
         if outcome is not None:
             return outcome
@@ -113,7 +80,16 @@ def fit(job: Job, state: TrainingState, reporter: Reporter) -> Outcome:
     return Outcome.COMPLETE
 
 
-def _is_finished(job: Job, state: TrainingState) -> bool:
+def is_finished(job: TrialParts, state: TrainingState) -> bool:
+    """Tell whether a trial has run its length, or is stopped early.
+
+    Args:
+        job: The parts.
+        state: Where the trial stands.
+
+    Returns:
+        True if no step is left.
+    """
     if job.patience is not None and state.validations_without_gain >= job.patience:
         return True
     last = state.epoch == job.recipe.epochs - 1 and state.batch == job.batches.num_batches
@@ -135,22 +111,38 @@ def run_epoch(job: Job, state: TrainingState, reporter: Reporter) -> Outcome | N
         DivergedError: The loss or the gradients are not finite, or the loss exploded.
     """
     order = job.batches.order(state.epoch)
-    validations = job.validations(state.epoch)
     while state.batch < job.batches.num_batches:
         began = time.perf_counter()
         train_step(job, state, order)
         state.seconds += time.perf_counter() - began
-        decision = reporter.progress(_progress(job, state))
-        if state.batch - 1 in validations:
-            decision = validate(job, state, reporter)
-            if _is_finished(job, state):
-                return Outcome.COMPLETE
-        elif decision is not Decision.CONTINUE:
-            save_checkpoint(job, state)
-        outcome = _obey(decision)
+        outcome = after_step(job, state, reporter)
         if outcome is not None:
             return outcome
     return None
+
+
+def after_step(job: TrialParts, state: TrainingState, reporter: Reporter) -> Outcome | None:
+    """Report a step, validate where it is time, save where the trial stops.
+
+    Args:
+        job: The parts.
+        state: It counts the step.
+        reporter: Told of progress and validations; decides.
+
+    Returns:
+        How the trial ended, or None if it goes on.
+
+    Raises:
+        DivergedError: A loss is not finite, or the training loss exploded.
+    """
+    decision = reporter.progress(_progress(job, state))
+    if state.batch - 1 in job.validations(state.epoch):
+        decision = validate(job, state, reporter)
+        if is_finished(job, state):
+            return Outcome.COMPLETE
+    elif decision is not Decision.CONTINUE:
+        save_checkpoint(job, state)
+    return _obey(decision)
 
 
 def train_step(job: Job, state: TrainingState, order: npt.NDArray[np.int64]) -> None:
@@ -199,7 +191,7 @@ def enter_stage(job: Job, state: TrainingState) -> None:
     job.validation.enter(job.plan, stage, num_passes=share * per_epoch)
 
 
-def validate(job: Job, state: TrainingState, reporter: Reporter) -> Decision:
+def validate(job: TrialParts, state: TrainingState, reporter: Reporter) -> Decision:
     """Validate, keep the best model, write the checkpoint, report.
 
     Args:
@@ -216,7 +208,7 @@ def validate(job: Job, state: TrainingState, reporter: Reporter) -> Decision:
     began = time.perf_counter()
     job.losses.drain(state)
     train_loss = state.loss_sum / max(state.loss_steps, 1)
-    job.model.eval()  # type: ignore[no-untyped-call]
+    job.model.eval()
     logits = job.memory.all_scores(job.validation)
     metrics = {f"validation_{name}": value for name, value in job.score(logits).items()}
     metrics["train_loss"] = train_loss
@@ -238,7 +230,7 @@ def validate(job: Job, state: TrainingState, reporter: Reporter) -> Decision:
     return reporter.report(evaluation)
 
 
-def _check_divergence(job: Job, metrics: Mapping[str, float], train_loss: float) -> None:
+def _check_divergence(job: TrialParts, metrics: Mapping[str, float], train_loss: float) -> None:
     """Refuse losses that no classifier should have.
 
     Guessing evenly costs log(num_labels) nats; a mean training loss of ten times that (or, for
@@ -251,7 +243,7 @@ def _check_divergence(job: Job, metrics: Mapping[str, float], train_loss: float)
         raise DivergedError(f"mean training loss {train_loss:.3g} exceeds {limit:.3g} nats")
 
 
-def trained_parameters(job: Job) -> dict[str, Tensor]:
+def trained_parameters(job: TrialParts) -> dict[str, Tensor]:
     """Return the parameters that training may have changed.
 
     Args:
@@ -264,7 +256,7 @@ def trained_parameters(job: Job) -> dict[str, Tensor]:
     return {name: p.detach() for name, p in job.model.named_parameters() if name in wanted}
 
 
-def best_parameters(job: Job) -> dict[str, Tensor]:
+def best_parameters(job: TrialParts) -> dict[str, Tensor]:
     """Return what the best model is written as: `models.vocabulary.expand_saved` reads it.
 
     Args:
@@ -280,7 +272,7 @@ def best_parameters(job: Job) -> dict[str, Tensor]:
     return parameters
 
 
-def save_checkpoint(job: Job, state: TrainingState) -> None:
+def save_checkpoint(job: TrialParts, state: TrainingState) -> None:
     """Write everything that the next step depends on.
 
     Args:
@@ -296,14 +288,14 @@ def save_checkpoint(job: Job, state: TrainingState) -> None:
             "parameters": trained_parameters(job),
             "optimizer": job.optimizer.state_dict(),
             "schedule": job.schedule.state_dict(),
-            "random": random_states(job.device),
+            "random": job.random_states(),
             "unused_rows": None if job.cut is None else job.cut.unused.to_plain(),
             "state": state.to_plain(),
         },
     )
 
 
-def _progress(job: Job, state: TrainingState) -> Progress:
+def _progress(job: TrialParts, state: TrainingState) -> Progress:
     return Progress(
         examples_seen=state.examples_seen,
         total_examples=job.total_examples,

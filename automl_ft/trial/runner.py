@@ -27,7 +27,7 @@ from automl_ft.trial.seeding import restore_random_states
 from automl_ft.trial.state import TrainingState
 from automl_ft.trial.techniques import ALL, Techniques
 
-__all__ = ["restore", "run_trial"]
+__all__ = ["failure_of", "release", "restore", "result_of", "run_trial"]
 
 
 def run_trial(
@@ -54,21 +54,17 @@ def run_trial(
         job = build_job(spec, study, techniques)
         state = restore(job, Path(spec.folder)) or state
         outcome = fit(job, state, reporter)
-        if outcome is Outcome.COMPLETE and state.best_value is None:
-            raise DivergedError("no validation gave a value")
         failure = None
     except DiskError:
         raise  # not the fault of this trial, and the next one would meet it too
     except Exception as error:
-        outcome, failure = Outcome.FAILED, _failure(error)
+        outcome, failure = Outcome.FAILED, failure_of(error)
     finally:
         if job is not None:
             state.memory, state.forecast_mib = job.memory.record, job.memory.forecast_mib
         job = None  # frees the model before the next trial
-        if study.cache is not None:
-            study.cache.close()  # what no trial uses may make room for others
-        _free(study.device)
-    return _result(spec, study, state, outcome, failure)
+        release(study)
+    return result_of(spec, study, state, outcome, failure)
 
 
 def restore(job: Job, folder: Path) -> TrainingState | None:
@@ -99,7 +95,15 @@ def restore(job: Job, folder: Path) -> TrainingState | None:
     return state
 
 
-def _failure(error: Exception) -> TrialFailure:
+def failure_of(error: Exception) -> TrialFailure:
+    """Say why a trial failed; call it where the exception is handled.
+
+    Args:
+        error: What it raised.
+
+    Returns:
+        The failure with its kind.
+    """
     text = " ".join(str(error).split())[:500]
     message = f"{type(error).__name__}: {text}" if text else type(error).__name__
     trace = traceback.format_exc()
@@ -110,19 +114,41 @@ def _failure(error: Exception) -> TrialFailure:
     return TrialFailure(kind=FailureKind.ERROR, message=message, traceback=trace)
 
 
-def _free(device: torch.device) -> None:
+def release(study: PreparedStudy) -> None:
+    """Give back what an ended trial no longer refers to.
+
+    Args:
+        study: The prepared study.
+    """
+    if study.cache is not None:
+        study.cache.close()  # what no trial uses may make room for others
     gc.collect()
-    if device.type == "cuda":
+    if study.device.type == "cuda":
         torch.cuda.empty_cache()
 
 
-def _result(
+def result_of(
     spec: TrialSpec,
     study: PreparedStudy,
     state: TrainingState,
     outcome: Outcome,
     failure: TrialFailure | None,
 ) -> TrialResult:
+    """Return the result of a trial.
+
+    Args:
+        spec: The trial.
+        study: The prepared study.
+        state: Where it ended.
+        outcome: How it ended; a trial is not complete without a value.
+        failure: Why it failed; None if it did not.
+
+    Returns:
+        The result.
+    """
+    if outcome is Outcome.COMPLETE and state.best_value is None:
+        outcome = Outcome.FAILED
+        failure = TrialFailure(kind=FailureKind.DIVERGED, message="no validation gave a value")
     peak = max(state.peak_memory_mib, peak_memory_mib(study.device))
     if failure is not None:
         failure = dataclasses.replace(failure, traceback=failure.traceback[-4000:])
