@@ -36,7 +36,8 @@ def facts_lines(facts: StudyFacts, *, is_resumed: bool) -> list[str]:
         is_resumed: Whether the study existed before.
 
     Returns:
-        Lines `word: text`: the data, each checkpoint, the device, the study, each note.
+        Lines `word: text`: the data, each checkpoint, the device, the study, each note on the data,
+        and each shortcut of the training engine that a model does not allow.
     """
     data = facts.data
     rows = [f"{number(n)} {split}" for split, n in data.num_examples.items() if n]
@@ -50,7 +51,9 @@ def facts_lines(facts: StudyFacts, *, is_resumed: bool) -> list[str]:
     lines.append(f"device: {facts.device}")
     lines.append(f"validation: {written_validations(facts.validations_per_epoch)}")
     lines.append("study: exists and goes on" if is_resumed else "study: new")
-    return lines + [f"note: {note.message}" for note in data.notes]
+    notes = [note.message for note in data.notes]
+    notes += dict.fromkeys(text for model in facts.checkpoints for text in model.fallbacks)
+    return lines + [f"note: {note}" for note in notes]
 
 
 def _classes(labels: tuple[str, ...]) -> str:

@@ -184,6 +184,21 @@ def test_the_live_view_prints_facts_notes_and_messages(live, make):
     assert "Stopping." in text
 
 
+@pytest.mark.parametrize("is_resumed", [False, True])
+def test_what_models_do_not_allow_is_said_once(live, plain, make, is_resumed):
+    facts = make.make_facts()
+    (model,) = facts.checkpoints
+    models = (
+        dataclasses.replace(model, fallbacks=("`A` is not packed.", "`A` is not cached.")),
+        dataclasses.replace(model, checkpoint="other", fallbacks=("`A` is not packed.",)),
+    )
+    for listener, stream in (live, plain):
+        with listener:
+            listener.prepared(dataclasses.replace(facts, checkpoints=models), is_resumed=is_resumed)
+        text = stream.getvalue()
+        assert text.count("`A` is not packed.") == text.count("`A` is not cached.") == 1
+
+
 def test_plain_lines_tell_each_event_on_one_line(plain, make):
     listener, stream = plain
     with listener:

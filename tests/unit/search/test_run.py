@@ -41,6 +41,18 @@ def test_rerun_of_a_finished_study_opens_no_worker_and_costs_nothing(lab):
     assert all(worker.is_closed for worker in lab.script.workers)
 
 
+def test_what_a_model_does_not_allow_is_stored_and_told_when_a_study_goes_on(lab):
+    facts = make_facts()
+    (model,) = facts.checkpoints
+    model = dataclasses.replace(model, fallbacks=("`A` is not packed.",), batching="bucketed")
+    lab.script.facts = dataclasses.replace(facts, checkpoints=(model,))
+    lab.search(trials=1)
+    lab.search(trials=2)
+    assert lab.store().record.facts.checkpoints == (model,)
+    told = [(facts.checkpoints, is_resumed) for facts, is_resumed in lab.listener.facts]
+    assert told == [((model,), False), ((model,), True)]
+
+
 def test_set_up_counts_as_active_time(lab, monkeypatch):
     clock = iter(range(0, 10_000, 5))
     monkeypatch.setattr(run.time, "monotonic", lambda: float(next(clock)))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from automl_ft.specs.codec import from_plain, to_plain
 from automl_ft.specs.facts import CheckpointFacts, DataFacts, StudyFacts
 
 
@@ -30,3 +33,14 @@ def test_a_study_has_the_blocks_that_all_its_checkpoints_have() -> None:
         versions={},
     )
     assert facts.num_layers == 6
+
+
+def test_facts_of_older_versions_are_read() -> None:
+    plain = to_plain(checkpoint("small", 6))
+    old = {key: plain[key] for key in plain if key not in ("batching", "fallbacks")}
+    assert from_plain(CheckpointFacts, old) == checkpoint("small", 6)
+
+
+def test_fallbacks_are_stored_and_read() -> None:
+    facts = replace(checkpoint("small", 6), fallbacks=("One.", "Two."), batching="bucketed")
+    assert from_plain(CheckpointFacts, to_plain(facts)) == facts
