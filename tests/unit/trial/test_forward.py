@@ -1,0 +1,125 @@
+"""Rows become scores at each stage of a freezing plan, from stored activations where they pay."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from automl_ft.data.augmentation import Augmentation
+from automl_ft.trial.activations import Activations
+from automl_ft.trial.build import build_job
+from automl_ft.trial.evaluation import predict_logits
+from automl_ft.trial.forward import Forward
+from automl_ft.trial.prepare import PreparedStudy
+
+BOTTOM = {"freezing": "bottom_layers", "frozen_layers": 1}
+HEAD = {"freezing": "head_only"}
+GRADUAL = {"freezing": "gradual_unfreezing", "unfreezing_pace": 1.0}
+
+
+class Source:
+    """Remembers what was asked for; has room for it or not."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, bool]] = []
+
+    def open(self, view: Any, num_blocks: int, *, is_frozen_above: bool) -> Activations:
+        self.asked.append((num_blocks, is_frozen_above))
+        return Activations(values=None, offsets=None, num_blocks=num_blocks)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def entered(study: PreparedStudy, make_spec: Any):
+    """Enter stages of a plan; return what was asked of the source."""
+
+    def enter(recipe: dict[str, Any], *stages: int, passes: float = 1, **changes: Any):
+        job = build_job(make_spec(dropout=0.0, **recipe), study)
+        source, own = Source(), job.stepper.forward
+        forward = Forward(
+            view=own.view,
+            maker=own.maker,
+            source=source,  # type: ignore[arg-type]
+            deepest_prefix=changes.get("deepest", own.deepest_prefix),
+        )
+        for stage in stages or (0,):
+            forward.enter(job.plan, stage, num_passes=passes)
+        return source.asked, forward
+
+    return enter
+
+
+@pytest.mark.parametrize(
+    ("recipe", "expected"),
+    [
+        ({}, []),
+        ({"freezing": "embeddings"}, []),
+        (BOTTOM, [(1, False)]),
+        (HEAD, [(2, True)]),
+        ({**HEAD, "reinit_layers": 1}, [(1, False)]),
+    ],
+)
+def test_the_frozen_blocks_are_stood_in_for(entered: Any, recipe: Any, expected: Any) -> None:
+    assert entered(recipe)[0] == expected
+
+
+def test_each_stage_of_unfreezing_asks_for_fewer_blocks(entered: Any) -> None:
+    asked, forward = entered(GRADUAL, 0, 1, 2, 3)
+    assert asked == [(2, True), (1, False)]
+    assert forward.activations is None
+
+
+def test_a_stage_is_entered_once(entered: Any) -> None:
+    assert entered(BOTTOM, 0, 0, 0)[0] == [(1, False)]
+
+
+@pytest.mark.parametrize(("deepest", "expected"), [(1, [(1, True)]), (0, []), (-1, [])])
+def test_no_more_is_stored_than_the_model_allows(
+    entered: Any, deepest: int, expected: list[tuple[int, bool]]
+) -> None:
+    assert entered(HEAD, deepest=deepest)[0] == expected
+
+
+def test_what_is_read_less_than_once_is_stored_only_where_it_is_small(entered: Any) -> None:
+    assert entered(BOTTOM, passes=0.9)[0] == []
+    assert entered(HEAD, passes=0.9)[0] == [(2, True)]
+    assert entered(HEAD, passes=0.9, deepest=1)[0] == []
+
+
+def test_all_scores_are_those_of_padded_batches_in_the_order_of_the_rows(
+    study: PreparedStudy, make_spec: Any
+) -> None:
+    job = build_job(make_spec(dropout=0.3), study)
+    opened = study.checkpoint(None)
+    found = {size: job.validation.all_scores(size) for size in (1, 5, 64)}
+    expected = predict_logits(
+        study.load_model(opened, dropout=0.3, seed=7).model,
+        opened.splits["validation"], opened.padding, 8, study.device,
+    )  # fmt: skip
+    for scores in found.values():
+        np.testing.assert_allclose(scores, expected, atol=1e-5, rtol=1e-5)
+        assert scores.dtype == np.float32
+
+
+def test_an_empty_split_has_no_scores(study: PreparedStudy, make_spec: Any, monkeypatch) -> None:
+    forward = build_job(make_spec(), study).validation
+    monkeypatch.setattr("automl_ft.trial.forward.eval_batches", lambda split, size: iter(()))
+    with pytest.raises(ValueError, match="at least one row"):
+        forward.all_scores(4)
+
+
+def test_augmentation_is_that_of_seed_and_epoch(study: PreparedStudy, make_spec: Any) -> None:
+    forward = build_job(make_spec(dropout=0.0), study).stepper.forward
+    augmentation = Augmentation(
+        token_dropout=0.5, word_swap=0.0, word_deletion=0.0, replacement_token_id=4
+    )
+
+    def scores(seed: int, epoch: int) -> np.ndarray:
+        with forward.scores(np.arange(6), augmentation, (seed, epoch)) as found:
+            return found.detach().numpy()
+
+    first = scores(1, 0)
+    np.testing.assert_array_equal(scores(1, 0), first)
+    assert not np.allclose(scores(1, 1), first)
+    assert not np.allclose(scores(2, 0), first)
