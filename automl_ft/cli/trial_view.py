@@ -18,11 +18,13 @@ from automl_ft.cli.render import (
     write_json,
 )
 from automl_ft.cli.values import curve, duration, memory, number, param, score, state_word
+from automl_ft.specs.codec import to_plain
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from automl_ft.search.ranking import RankedTrial
+    from automl_ft.specs.trial import TrialMemory
     from automl_ft.storage.records import StudyRecord, TrialRecord
 
 __all__ = ["write_trial"]
@@ -61,6 +63,8 @@ def _details(ranked: RankedTrial) -> dict[str, Any]:
         "seed": trial.seed,
         "rerun_of": trial.rerun_of,
         "best_step": trial.best_step,
+        "forecast_mib": trial.forecast_mib,
+        "memory": None if trial.memory is None else to_plain(trial.memory),
         "started": None if trial.started is None else trial.started.isoformat(),
         "ended": None if trial.ended is None else trial.ended.isoformat(),
         "hyperparameters": dict(trial.hyperparameters),
@@ -110,6 +114,8 @@ def _summary(ranked: RankedTrial, record: StudyRecord) -> list[tuple[str, str]]:
     if trial.intermediate_values:
         rows.append(("curve", _curve(trial)))
     rows.append(("cost", _cost(trial)))
+    if trial.memory is not None:
+        rows.append(("memory", _memory(trial.memory)))
     if trial.started is not None:
         rows.append(("time", _times(trial)))
     if trial.failure is not None:
@@ -137,7 +143,21 @@ def _cost(trial: TrialRecord) -> str:
     return (
         f"{duration(trial.seconds)}, {number(trial.examples)} examples,"
         f" {memory(trial.peak_memory_mib)} at most"
+        + ("" if trial.forecast_mib is None else f", {memory(trial.forecast_mib)} forecast")
     )
+
+
+def _memory(fit: TrialMemory) -> str:
+    rows = "1 row" if fit.micro_batch_size == 1 else f"{fit.micro_batch_size} rows"
+    parts = [f"{rows} at once, {fit.eval_batch_size} in validation"]
+    if fit.is_checkpointing:
+        parts.append("with gradient checkpointing")
+    if fit.num_out_of_memory:
+        times = "once" if fit.num_out_of_memory == 1 else f"{fit.num_out_of_memory} times"
+        parts.append(f"after running out of memory {times}")
+    if fit.correction != 1:
+        parts.append(f"forecasts corrected by {fit.correction:.2g}")
+    return "; ".join(parts)
 
 
 def _times(trial: TrialRecord) -> str:

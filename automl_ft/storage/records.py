@@ -16,7 +16,7 @@ from automl_ft.errors import StorageError
 from automl_ft.specs.codec import from_plain, to_plain
 from automl_ft.specs.facts import StudyFacts
 from automl_ft.specs.failure import FailureKind, TrialFailure
-from automl_ft.specs.trial import ParamValue, TrialResult
+from automl_ft.specs.trial import ParamValue, TrialMemory, TrialResult
 from automl_ft.storage import schema
 from automl_ft.version import __version__
 
@@ -105,6 +105,10 @@ class TrialRecord:
     """All of Optuna's user attributes."""
     system_attrs: Mapping[str, Any] = dataclasses.field(repr=False)
     """All of Optuna's system attributes."""
+    forecast_mib: float | None = None
+    """What the peak memory was forecast to be, in MiB."""
+    memory: TrialMemory | None = None
+    """How it was made to fit into memory."""
 
     @property
     def is_paused(self) -> bool:
@@ -211,6 +215,8 @@ def trial_record(trial: FrozenTrial) -> TrialRecord:
         ended=_with_offset(trial.datetime_complete),
         user_attrs=attrs,
         system_attrs=trial.system_attrs,
+        forecast_mib=schema.number_of(attrs.get(schema.FORECAST_MIB)),
+        memory=_memory(attrs),
     )
 
 
@@ -255,6 +261,10 @@ def result_attrs(result: TrialResult) -> dict[str, Any]:
         schema.EXAMPLES: result.cost.examples,
         schema.PEAK_MEMORY_MIB: result.cost.peak_memory_mib,
     }
+    if result.cost.forecast_mib is not None:
+        attrs[schema.FORECAST_MIB] = result.cost.forecast_mib
+    if result.memory is not None:
+        attrs[schema.MEMORY] = to_plain(result.memory)
     if result.best_step is not None:
         attrs[schema.BEST_STEP] = result.best_step
     if result.failure is not None:
@@ -283,6 +293,14 @@ def _failure(attrs: Mapping[str, Any]) -> TrialFailure | None:
         message=str(attrs.get(schema.FAILURE_MESSAGE, "")),
         traceback=str(attrs.get(schema.FAILURE_TRACEBACK, "")),
     )
+
+
+def _memory(attrs: Mapping[str, Any]) -> TrialMemory | None:
+    plain = attrs.get(schema.MEMORY)
+    try:
+        return None if plain is None else from_plain(TrialMemory, plain)
+    except (TypeError, ValueError):
+        return None  # a user's own attribute of the same name
 
 
 def _whole(attrs: Mapping[str, Any], key: str) -> int | None:

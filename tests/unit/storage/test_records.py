@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 
 from automl_ft.errors import StorageError
 from automl_ft.specs.failure import FailureKind, TrialFailure
-from automl_ft.specs.trial import Outcome, TrialCost, TrialResult
+from automl_ft.specs.trial import Outcome, TrialCost, TrialMemory, TrialResult
 from automl_ft.storage import schema
 from automl_ft.storage.records import (
     new_trial_attrs,
@@ -110,6 +110,21 @@ def test_metrics_that_are_not_finite_survive():
 def test_result_without_validation_has_no_best_step_and_no_failure():
     attrs = result_attrs(a_result(best_step=None, value=None, metrics={}))
     assert set(attrs) == {"seconds", "examples", "peak_memory_mib"}
+
+
+def test_how_a_trial_fitted_into_memory_survives():
+    memory = TrialMemory(
+        micro_batch_size=4, eval_batch_size=64, num_out_of_memory=2, correction=1.5
+    )
+    cost = TrialCost(seconds=2.5, examples=256, peak_memory_mib=100.5, forecast_mib=90.25)
+    attrs = through_json(result_attrs(a_result(cost=cost, memory=memory)))
+    read = trial_record(a_trial(attrs, value=1.0))
+    assert (read.forecast_mib, read.memory) == (90.25, memory)
+
+
+@pytest.mark.parametrize("value", ["much", 8, {"micro_batch_size": 4}, [1]])
+def test_an_attribute_of_a_users_own_is_not_taken_for_ours(value):
+    assert trial_record(a_trial({"memory": value}, value=1.0)).memory is None
 
 
 def test_end_of_a_long_traceback_is_kept():
