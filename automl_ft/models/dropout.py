@@ -14,7 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PretrainedConfig
 
-__all__ = ["DropoutStream", "apply_dropout", "dropout_overrides", "use_stream"]
+__all__ = [
+    "DropoutStream",
+    "apply_dropout",
+    "dropout_overrides",
+    "dropout_probability",
+    "use_stream",
+]
 
 _LEVELS = 2**16
 """Probabilities are rounded to 1/65536: a mask takes 16 random bits an element."""
@@ -121,6 +127,21 @@ def use_stream(model: nn.Module, stream: DropoutStream) -> None:
                 new = replaced.setdefault(id(child), _StreamDropout(child.p, stream))
                 new.train(child.training)
                 setattr(module, name, new)
+
+
+def dropout_probability(module: nn.Module) -> float | None:
+    """Return the probability with which a module drops values.
+
+    Args:
+        module: Any module.
+
+    Returns:
+        The probability; None for anything but a layer of exactly the type `nn.Dropout`, or what
+        `use_stream` put in the place of one.
+    """
+    if type(module) is nn.Dropout or isinstance(module, _StreamDropout):
+        return float(module.p)
+    return None
 
 
 def dropout_overrides(config: PretrainedConfig, value: float) -> dict[str, float]:

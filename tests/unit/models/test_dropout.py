@@ -7,7 +7,13 @@ import torch
 from torch import nn
 from transformers import AutoConfig
 
-from automl_ft.models.dropout import apply_dropout, dropout_overrides
+from automl_ft.models.dropout import (
+    DropoutStream,
+    apply_dropout,
+    dropout_overrides,
+    dropout_probability,
+    use_stream,
+)
 
 KEYS = {
     "bert": {"hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"},
@@ -83,3 +89,10 @@ def test_dropout_of_a_nested_text_config_is_set():
 def test_what_was_set_is_saved_with_the_model(load, value, tmp_path):
     load("bert", dropout=value).model.save_pretrained(tmp_path)
     assert AutoConfig.from_pretrained(tmp_path).hidden_dropout_prob == value
+
+
+def test_the_probability_of_a_layer_is_known_with_and_without_a_stream():
+    model = nn.Sequential(nn.Dropout(0.3), nn.Linear(2, 2), nn.AlphaDropout(0.3))
+    assert [dropout_probability(layer) for layer in model] == [0.3, None, None]
+    use_stream(model, DropoutStream(0))
+    assert [dropout_probability(layer) for layer in model] == [0.3, None, None]
