@@ -76,7 +76,7 @@ class DropoutStream:
         Returns:
             0 or 1 / (1 - p), independently, so that its mean is 1.
         """
-        threshold = round(p * _LEVELS)
+        threshold = min(round(p * _LEVELS), _LEVELS - 1)
         count = shape.numel()
         words = np.asarray(self._bits.random_raw(-(-count // 4)), dtype=np.uint64)
         # As signed numbers, since torch compares no unsigned ones.

@@ -24,6 +24,7 @@ from transformers import AutoModel
 
 from automl_ft.config.study import DataConfig, ModelConfig, StudyConfig, TrainingConfig
 from automl_ft.data.batches import training_order
+from automl_ft.export.model import _overlay
 from automl_ft.files import quota
 from automl_ft.models.freezing import plan_freezing
 from automl_ft.models.layers import decay_exempt
@@ -393,6 +394,13 @@ def test_a_vocabulary_that_was_cut_is_whole_again_with_every_row_decayed(
     moved = (found[cut] - embedding.detach()).abs().amax(1)
     assert load_file(tmp_path / "cut" / BEST)[cut].shape[0] < len(embedding)
     assert (moved > 1e-4).all()
+    # The exported model is the plain one with the checkpoint laid over it: padded, whole.
+    _overlay(model, tmp_path / "cut" / BEST)
+    opened = study.checkpoint(None)
+    scores = predict_logits(
+        model, opened.splits["validation"], opened.padding, 5, torch.device("cpu")
+    )
+    np.testing.assert_allclose(scores, np.load(tmp_path / "cut" / LOGITS), atol=1e-5)
 
 
 @pytest.mark.parametrize("strategy", ["none", "bottom_layers", "head_only"])

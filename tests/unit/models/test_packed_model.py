@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from automl_ft.models.capabilities import find_capabilities
+from automl_ft.models.dropout import DropoutStream, use_stream
 from automl_ft.models.packed import pack
 from automl_ft.models.packed_model import PackedInputs
 
@@ -14,6 +16,7 @@ PACKED = (
 )  # fmt: skip
 WITH_READ_BLOCK = ("bert", "distilbert", "roberta", "xlm-roberta", "electra")
 WITH_TYPES = ("bert", "albert", "electra", "roberta")
+NUM_DRAWS = 300
 PREFIXES = [(name, k) for name in PACKED for k in range(1, 2 if name == "albert" else 4)]
 
 
@@ -91,3 +94,28 @@ def test_one_row_of_one_token_runs(name, fast, rows):
     expected = fitted.model(input_ids=rows.ids[1][None]).logits
     with fitted.packed().scores(inputs) as scores:
         torch.testing.assert_close(scores, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["bert", "distilbert", "gpt2"])
+def test_dropout_has_the_mean_and_spread_of_torchs(name, load, rows, pack_rows):
+    loaded = load(name, "classifier", dropout=0.2)
+    model, inputs = loaded.model, rows.padded(loaded.model.config.pad_token_id)
+    capabilities = find_capabilities(model, loaded.layer_map)
+    model.train()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        plain = torch.stack([model(**inputs).logits for _ in range(NUM_DRAWS)])
+    stream = DropoutStream(3)
+    use_stream(model, stream)
+    view, found = capabilities.packed_model(model, loaded.layer_map, stream=stream), []
+    for step in range(NUM_DRAWS):
+        stream.begin(step)
+        with torch.no_grad(), view.scores(pack_rows()) as scores:
+            found.append(scores)
+    packed = torch.stack(found)
+    assert plain.std(0).min() > 1e-3
+    error = ((plain.var(0) + packed.var(0)) / NUM_DRAWS).sqrt()
+    assert ((packed.mean(0) - plain.mean(0)) / error).abs().max() <= 4.5
+    # The logarithm of a ratio of two variances of n draws has a standard deviation of 2 / sqrt(n).
+    ratio = (packed.var(0) / plain.var(0)).log().abs()
+    assert ratio.max() <= 4.5 * 2 / NUM_DRAWS**0.5

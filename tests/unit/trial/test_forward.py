@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from automl_ft.data.augmentation import Augmentation
+from automl_ft.files import quota
 from automl_ft.trial.activations import Activations
 from automl_ft.trial.build import build_job
 from automl_ft.trial.evaluation import predict_logits
 from automl_ft.trial.forward import Forward
+from automl_ft.trial.prefix_cache import PrefixCache
 from automl_ft.trial.prepare import PreparedStudy
 
 BOTTOM = {"freezing": "bottom_layers", "frozen_layers": 1}
@@ -123,3 +128,52 @@ def test_augmentation_is_that_of_seed_and_epoch(study: PreparedStudy, make_spec:
     np.testing.assert_array_equal(scores(1, 0), first)
     assert not np.allclose(scores(1, 1), first)
     assert not np.allclose(scores(2, 0), first)
+
+
+@pytest.mark.parametrize("recipe", [{}, BOTTOM, HEAD], ids=["none", "bottom_layers", "head_only"])
+def test_pairs_are_told_apart_by_their_types(
+    recipe: dict[str, Any], study: PreparedStudy, make_spec: Any, monkeypatch: Any, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(quota, "_SPARE_BYTES", 0)
+    (name,) = study.checkpoints
+    opened = study.checkpoint(None)
+    own = opened.splits["train"]
+    places = np.arange(own.num_tokens) - np.repeat(own.offsets[:-1], own.lengths)
+    types = (places >= np.repeat(own.lengths // 2, own.lengths)).astype(np.int8)
+    pairs = dataclasses.replace(own, token_type_ids=types)
+    changed = dataclasses.replace(opened, splits={**opened.splits, "train": pairs})
+    cache = PrefixCache(tmp_path / "activations", 10**8)
+    job = build_job(
+        make_spec(dropout=0.0, **recipe),
+        dataclasses.replace(study, checkpoints={name: changed}, cache=cache),
+    )
+    job.compute.enter(job.plan, 0)
+    job.stepper.forward.enter(job.plan, 0, num_passes=1)
+    rows = np.arange(11)
+    loss = job.stepper.backward(rows, 0, 0)
+
+    model = study.load_model(opened, dropout=0.0, seed=7).model.train()
+    found = {"input_ids": torch.zeros(11, int(own.lengths[rows].max()), dtype=torch.int64)}
+    found["attention_mask"], found["token_type_ids"] = (
+        torch.zeros_like(found["input_ids"]) for _ in range(2)
+    )
+    for row in rows:
+        part = slice(int(own.offsets[row]), int(own.offsets[row + 1]))
+        length = part.stop - part.start
+        found["input_ids"][row, :length] = torch.from_numpy(own.input_ids[part].copy())
+        found["token_type_ids"][row, :length] = torch.from_numpy(types[part].copy())
+        found["attention_mask"][row, :length] = 1
+    labels = torch.from_numpy(np.array(own.labels[rows]))
+    expected = torch.nn.functional.cross_entropy(model(**found).logits, labels)
+    expected.backward()
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-6)
+    del found["token_type_ids"]
+    untyped = torch.nn.functional.cross_entropy(model(**found).logits, labels)
+    assert loss.item() != pytest.approx(untyped.item(), abs=1e-4)
+    for parameter, value in model.named_parameters():
+        ours = job.model.get_parameter(parameter).grad
+        if parameter in job.plan.trainable(0):
+            assert ours is not None
+            torch.testing.assert_close(ours, value.grad, atol=1e-6, rtol=1e-4, msg=parameter)
+        else:
+            assert ours is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import random
 from collections.abc import Callable
@@ -14,9 +15,13 @@ import sklearn.metrics  # noqa: F401 - its first import draws from the global ge
 import torch
 from safetensors.torch import load_file
 
+from automl_ft.config.study import ModelConfig
+from automl_ft.files import quota
 from automl_ft.specs.decision import Decision, Evaluation, Progress
 from automl_ft.specs.trial import Outcome, TrialResult
 from automl_ft.trial.checkpoint import BEST, LOGITS, load_last
+from automl_ft.trial.prefix_cache import PrefixCache
+from automl_ft.trial.prepare import PreparedStudy, prepare_study
 
 RECIPES: dict[str, dict[str, Any]] = {
     "none": {"freezing": "none", "weight_decay": 0.1, "layerwise_lr_decay": 0.8},
@@ -227,3 +232,96 @@ def test_costs_are_those_of_all_runs(run: Any, script: Any) -> None:
     assert result.cost.examples == 82
     assert result.cost.seconds > paused.cost.seconds > 0
     assert result.cost.peak_memory_mib > 0
+
+
+DEBERTA = {
+    "relative_attention": True, "position_buckets": 8, "norm_rel_ebd": "layer_norm",
+    "pos_att_type": "p2c|c2p", "position_biased_input": False,
+}  # fmt: skip
+BOTTOM = {"freezing": "bottom_layers", "frozen_layers": 1}
+GRADUAL = RECIPES["gradual_unfreezing"]
+FAST: dict[str, tuple[str, dict[str, Any]]] = {
+    "bf16": ("bf16", {"weight_decay": 0.5, "l1": 1e-2}),
+    "bf16_cached": ("bf16 cache", BOTTOM),
+    "cut_vocabulary": ("cut", {"weight_decay": 0.5, "l1": 1e-2}),
+    "cut_vocabulary_unfreezing": ("cut cache", {"weight_decay": 0.5, **GRADUAL}),
+    "cached": ("cache", BOTTOM),
+    "cached_head": ("cache", {"freezing": "head_only"}),
+    "cached_unfreezing": ("cache", GRADUAL),
+    "bucketed": ("deberta", {"weight_decay": 0.5}),
+    "bucketed_cached": ("deberta cache", BOTTOM),
+}
+
+
+@pytest.fixture
+def fast_study(
+    study: PreparedStudy,
+    study_with: Any,
+    save_checkpoint: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[..., PreparedStudy]:
+    """Return a function that opens a study as another process does."""
+    monkeypatch.setattr(quota, "_SPARE_BYTES", 0)
+    prepared: dict[str, PreparedStudy] = {}
+
+    def prepare(kinds: list[str]) -> PreparedStudy:
+        if "deberta" in kinds:
+            checkpoint = str(save_checkpoint("deberta-v2", **DEBERTA))
+            config = dataclasses.replace(study.config, model=ModelConfig(checkpoint=checkpoint))
+            return prepare_study(config, (checkpoint,), None)
+        found = study_with(precision="bf16") if "bf16" in kinds else study
+        (name,) = found.checkpoints
+        opened = found.checkpoint(None)
+        if "cut" in kinds:
+            splits = {
+                key: dataclasses.replace(split, input_ids=np.asarray(split.input_ids) % 30)
+                for key, split in opened.splits.items()
+            }
+            opened = dataclasses.replace(opened, splits=splits)
+        return dataclasses.replace(found, checkpoints={name: opened})
+
+    def open_study(kind: str, cache: str) -> PreparedStudy:
+        kinds = kind.split()
+        if kind not in prepared:
+            prepared[kind] = prepare(kinds)
+        place = PrefixCache(tmp_path / cache, 10**8) if "cache" in kinds else None
+        return dataclasses.replace(prepared[kind], cache=place, assets={})
+
+    return open_study
+
+
+@pytest.mark.parametrize(
+    ("name", "is_warm"),
+    [(name, False) for name in FAST] + [(name, True) for name in FAST if "cache" in FAST[name][0]],
+)
+def test_a_fast_trial_goes_on_bit_by_bit(
+    name: str,
+    is_warm: bool,
+    run: Any,
+    script: Any,
+    killed: Any,
+    fast_study: Callable[..., PreparedStudy],
+    tmp_path: Path,
+) -> None:
+    kind, recipe = FAST[name]
+    reporter = script()
+    result = run(reporter, study=fast_study(kind, "first"), folder=tmp_path / "whole", **recipe)
+    assert result.failure is None
+    expected = trace(reporter.progresses, result, tmp_path / "whole")
+
+    progresses: list[Progress] = []
+    folder = tmp_path / "interrupted"
+    num_misses = 0
+    for number, kill in enumerate(({"steps": {5: killed()}}, {"reports": {2: killed()}}, {})):
+        disturb()
+        reporter = script(**kill)
+        # With a cold cache each run computes its activations anew, as if they had been evicted.
+        study = fast_study(kind, "first" if is_warm else f"cold{number}")
+        with contextlib.suppress(killed):
+            result = run(reporter, study=study, folder=folder, **recipe)
+        progresses += reporter.progresses
+        num_misses += 0 if study.cache is None else study.cache.counts.num_misses
+    assert (num_misses > 0) == ("cache" in kind and not is_warm)
+    assert result.outcome is Outcome.COMPLETE
+    assert_same(trace(progresses, result, folder), expected)
