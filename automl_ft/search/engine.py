@@ -62,6 +62,13 @@ __all__ = ["Engine", "EngineParts"]
 _TOUCH_SECONDS = 2.0
 _LOOK_SECONDS = 2.0
 """An idle worker looks so often for what users put in line from another terminal."""
+_COUNTED = {
+    "complete": TrialState.COMPLETE,
+    "pruned": TrialState.PRUNED,
+    "failed": TrialState.FAIL,
+    "running": TrialState.RUNNING,
+    "waiting": TrialState.WAITING,
+}
 _MAX_DEATHS = 2
 _ALIKE = 3
 
@@ -423,11 +430,8 @@ class Engine:
 
 
 def _counts(trials: Sequence[TrialRecord]) -> dict[str, int]:
-    names = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
-    counts = dict.fromkeys(("complete", "pruned", "failed", "running", "waiting"), 0)
-    for trial in trials:
-        counts[names.get(trial.state.name, trial.state.name.lower())] += 1
-    return counts
+    found = Counter(trial.state for trial in trials)
+    return {name: found[state] for name, state in _COUNTED.items()}
 
 
 def _reason(result: TrialResult) -> str | None:

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from optuna.trial import TrialState
+
 from automl_ft.config.study import BudgetConfig
 from automl_ft.search.events import StopReason
 from automl_ft.storage.records import TrialRecord
@@ -61,7 +63,7 @@ def num_configurations(trials: Sequence[TrialRecord]) -> int:
 
 def _is_stillborn(trial: TrialRecord) -> bool:
     """Tell a trial that plain Optuna put in line and that was no configuration of the space."""
-    return trial.state.name == "FAIL" and not trial.hyperparameters
+    return trial.state is TrialState.FAIL and not trial.hyperparameters
 
 
 def has_converged(trials: Sequence[TrialRecord], budget: BudgetConfig) -> bool:
