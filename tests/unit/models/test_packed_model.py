@@ -16,7 +16,7 @@ PACKED = (
 )  # fmt: skip
 WITH_READ_BLOCK = ("bert", "distilbert", "roberta", "xlm-roberta", "electra")
 WITH_TYPES = ("bert", "albert", "electra", "roberta")
-NUM_DRAWS = 300
+NUM_DRAWS = 150
 PREFIXES = [(name, k) for name in PACKED for k in range(1, 2 if name == "albert" else 4)]
 
 
@@ -119,3 +119,22 @@ def test_dropout_has_the_mean_and_spread_of_torchs(name, load, rows, pack_rows):
     # The logarithm of a ratio of two variances of n draws has a standard deviation of 2 / sqrt(n).
     ratio = (packed.var(0) / plain.var(0)).log().abs()
     assert ratio.max() <= 4.5 * 2 / NUM_DRAWS**0.5
+
+
+def test_a_head_that_reads_all_tokens_gets_them_padded(load, rows, pack_rows):
+    loaded = load("modernbert", "classifier", dropout=0.0, classifier_pooling="mean")
+    reference = load("modernbert", "classifier", dropout=0.0, classifier_pooling="mean").model
+    capabilities = find_capabilities(loaded.model, loaded.layer_map)
+    assert capabilities.packed.reads == "all"
+    assert capabilities.deepest_prefix == loaded.layer_map.num_layers - 1
+    view, inputs = capabilities.packed_model(loaded.model, loaded.layer_map), pack_rows()
+    with view.scores(inputs) as scores:
+        torch.nn.functional.cross_entropy(scores, rows.labels).backward()
+    expected = reference(**rows.padded(0)).logits
+    torch.nn.functional.cross_entropy(expected, rows.labels).backward()
+    torch.testing.assert_close(scores, expected, atol=1e-5, rtol=1e-5)
+    for name, parameter in reference.named_parameters():
+        found = view.model.get_parameter(name).grad
+        torch.testing.assert_close(found, parameter.grad, atol=1e-6, rtol=1e-4, msg=name)
+    with view.scores(inputs, view.prefix(inputs, 2), 2) as scores:
+        torch.testing.assert_close(scores, expected, atol=1e-5, rtol=1e-5)
