@@ -15,6 +15,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -273,7 +274,7 @@ def best_parameters(job: TrialParts) -> dict[str, Tensor]:
 
 
 def save_checkpoint(job: TrialParts, state: TrainingState) -> None:
-    """Write everything that the next step depends on.
+    """Write everything that the next step depends on; of a finished trial only how it stands.
 
     Args:
         job: The parts.
@@ -282,17 +283,17 @@ def save_checkpoint(job: TrialParts, state: TrainingState) -> None:
     job.losses.drain(state)
     state.peak_memory_mib = max(state.peak_memory_mib, peak_memory_mib(job.device))
     state.memory = job.memory.record
-    save_last(
-        job.folder,
-        {
+    tensors: dict[str, Any] = {"parameters": {}, "optimizer": None}
+    if not is_finished(job, state):
+        # Three times the model's size, which nobody would read once no step is left.
+        tensors = {
             "parameters": trained_parameters(job),
             "optimizer": job.optimizer.state_dict(),
             "schedule": job.schedule.state_dict(),
             "random": job.random_states(),
             "unused_rows": None if job.cut is None else job.cut.unused.to_plain(),
-            "state": state.to_plain(),
-        },
-    )
+        }
+    save_last(job.folder, {**tensors, "state": state.to_plain()})
 
 
 def _progress(job: TrialParts, state: TrainingState) -> Progress:

@@ -61,7 +61,7 @@ def run_trial(
         outcome, failure = Outcome.FAILED, failure_of(error)
     finally:
         if job is not None:
-            state.memory, state.forecast_mib = job.memory.record, job.memory.forecast_mib
+            state.memory, state.forecast_mib = job.memory.record, job.memory.forecast.total_mib
         job = None  # frees the model before the next trial
         release(study)
     return result_of(spec, study, state, outcome, failure)
@@ -81,6 +81,8 @@ def restore(job: Job, folder: Path) -> TrainingState | None:
     if saved is None:
         return None
     state = TrainingState.from_plain(saved["state"])
+    if saved["optimizer"] is None:
+        return state  # finished: a kill came before its result was stored
     parameters = dict(job.model.named_parameters())
     with torch.no_grad():
         for name, value in saved["parameters"].items():

@@ -20,6 +20,7 @@ from automl_ft.trial.checkpoint import BEST, LAST, LOGITS, load_last
 from automl_ft.trial.loop import Job, fit
 from automl_ft.trial.losses import DivergedError
 from automl_ft.trial.prepare import PreparedStudy
+from automl_ft.trial.runner import restore
 from automl_ft.trial.state import TrainingState
 
 
@@ -197,10 +198,8 @@ def build_job_again(job: Job, study: PreparedStudy) -> Job:
 def test_a_best_model_older_than_the_end_is_not_the_last(make_job: Any, script: Any) -> None:
     job = scored(make_job(), 0.9, 0.1, 0.1, 0.1)
     fit(job, TrainingState(), script())
-    last = load_last(job.folder, job.device)
-    assert last is not None
     name = "classifier.weight"
-    assert not torch.equal(load_file(job.folder / BEST)[name], last["parameters"][name])
+    assert not torch.equal(load_file(job.folder / BEST)[name], job.model.get_parameter(name))
 
 
 def test_a_loss_that_is_not_finite_is_divergence(make_job: Any, script: Any) -> None:
@@ -321,9 +320,23 @@ def test_equal_seeds_give_equal_runs_and_others_do_not(make_job: Any, script: An
     assert losses(1) == losses(1) != losses(2)
 
 
+def test_a_finished_trial_leaves_how_it_stands_and_no_tensors(make_job: Any, script: Any) -> None:
+    job, state = make_job(epochs=1), TrainingState()
+    assert fit(job, state, script()) is Outcome.COMPLETE
+    saved = load_last(job.folder, job.device)
+    assert saved is not None
+    assert (saved["parameters"], saved["optimizer"]) == ({}, None)
+    again = make_job(epochs=1)
+    restored = restore(again, job.folder)
+    assert restored == state
+    reporter = script()
+    assert fit(again, restored, reporter) is Outcome.COMPLETE
+    assert not reporter.progresses, "a step too many"
+
+
 def test_checkpoints_hold_only_what_training_may_change(make_job: Any, script: Any) -> None:
     job = make_job(freezing="head_only", epochs=1)
-    fit(job, TrainingState(), script())
+    fit(job, TrainingState(), script(reports={1: Decision.PAUSE}))
     saved = load_last(Path(job.folder), job.device)
     assert saved is not None
     assert (
