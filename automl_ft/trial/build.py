@@ -220,6 +220,7 @@ class _Builder:
         training = study.config.training
         dropout = recipe.dropout if recipe.dropout is None else recipe.dropout > 0
         validation_key = (facts.checkpoint, self._techniques, facts.batching)
+        sizes = tuple(parameter.numel() for parameter in parameters)
         return guard_memory(
             SizedParts(
                 stepper=stepper,
@@ -229,7 +230,7 @@ class _Builder:
                 parameters=parameters,
                 device=study.device,
                 max_length=facts.max_length,
-                key=(validation_key, compute.model.dtype, dropout, plan.ever_trainable()),
+                key=(validation_key, compute.model.dtype, dropout, sizes),
                 validation_key=validation_key,
             ),
             Wishes(

@@ -17,13 +17,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from automl_ft.data.encoding import EncodedSplit
-
-__all__ = ["BatchShape", "MemoryForecast", "MemoryProfile", "longest_batch", "profile_of"]
+__all__ = ["BatchShape", "MemoryForecast", "MemoryProfile", "profile_of"]
 
 _MIB = 1024 * 1024
-_ROUND_TO = 32
-"""Packed batches are filled up to a multiple of so many tokens (`models.packed`)."""
+_ROUND_TO, _PAD_TO = 32, 8
+"""Packed batches are filled up to a multiple of so many tokens, and their rows, where attention
+pads them, of so many (`models.packed`)."""
 _UNIT = 8
 """Tokens of the shortest rows that are tried."""
 
@@ -44,9 +43,11 @@ class BatchShape:
         Attention over B rows, the longest of S tokens, works on (B, heads, S, S).
         """
         rows, longest = len(self.lengths), max(self.lengths)
-        padded = rows * longest
-        tokens = math.ceil(sum(self.lengths) / _ROUND_TO) * _ROUND_TO if self.is_packed else padded
-        return (1.0, rows, tokens, padded, padded * longest)
+        if not self.is_packed:
+            return (1.0, rows, rows * longest, rows * longest, rows * longest**2)
+        tokens = math.ceil(sum(self.lengths) / _ROUND_TO) * _ROUND_TO
+        longest = math.ceil(longest / _PAD_TO) * _PAD_TO
+        return (1.0, rows, tokens, rows * longest, rows * longest**2)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -108,9 +109,8 @@ def profile_of(
     Returns:
         The profile.
     """
-    shapes = [
-        BatchShape(lengths=lengths, is_packed=is_packed) for lengths in _tiny_batches(max_length)
-    ]
+    batches = _tiny_batches(max_length, is_packed=is_packed)
+    shapes = [BatchShape(lengths=lengths, is_packed=is_packed) for lengths in batches]
     found = [record(shape) for shape in shapes]
     if len({len(live) for live in found}) > 1:
         # Another path for another size: peaks alone are compared, whatever operation they fell on.
@@ -122,24 +122,13 @@ def profile_of(
     return MemoryProfile(coefficients=solution[0])
 
 
-def _tiny_batches(max_length: int) -> list[tuple[int, ...]]:
-    """Return lengths that tell all features apart; 352 tokens in all where rows may have 32."""
+def _tiny_batches(max_length: int, *, is_packed: bool) -> list[tuple[int, ...]]:
+    """Return lengths that tell all features apart; 344 tokens at most where rows may have 32."""
     unit = max(1, min(_UNIT, max_length // 4))
     rows = _ROUND_TO // math.gcd(unit, _ROUND_TO)
     mixed = (4 * unit, *(rows - 1) * [unit])
-    return [rows * (unit,), 2 * rows * (unit,), rows * (2 * unit,), rows * (4 * unit,), mixed]
-
-
-def longest_batch(split: EncodedSplit, size: int, *, is_packed: bool) -> BatchShape:
-    """Return the largest batch that a split can give.
-
-    Args:
-        split: The rows.
-        size: Rows in a batch.
-        is_packed: Whether it is packed.
-
-    Returns:
-        The size of the batch of the longest rows.
-    """
-    lengths = np.sort(split.lengths)[::-1][:size]
-    return BatchShape(lengths=tuple(int(n) for n in lengths), is_packed=is_packed)
+    even = [rows * (unit,), 2 * rows * (unit,), rows * (2 * unit,), rows * (4 * unit,)]
+    if is_packed:
+        return [*even, mixed]
+    # Without any padding many models make no attention mask.
+    return [(*lengths[:-1], max(1, lengths[-1] - 1)) for lengths in even]

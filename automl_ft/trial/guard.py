@@ -19,6 +19,7 @@ from torch import Tensor
 
 from automl_ft.specs.trial import TrialMemory
 from automl_ft.trial.compute import ComputeModel
+from automl_ft.trial.forecast import MemoryForecast
 from automl_ft.trial.forward import Forward
 from automl_ft.trial.memory import is_out_of_memory
 from automl_ft.trial.seeding import random_states, restore_random_states
@@ -44,8 +45,8 @@ class MemoryGuard:
     """Where they are."""
     study: StudyMemory
     """Learns from each failure."""
-    forecast_mib: float
-    """The peak, as it was forecast for this run."""
+    forecast: MemoryForecast
+    """What this run was forecast to take."""
     record: TrialMemory
     """How the trial fits by now; holds no tensors."""
     shortfall: Callable[[TrialMemory], float]

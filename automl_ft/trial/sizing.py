@@ -26,7 +26,6 @@ from automl_ft.trial.forecast import (
     BatchShape,
     MemoryForecast,
     MemoryProfile,
-    longest_batch,
     profile_of,
 )
 from automl_ft.trial.forward import Forward
@@ -35,7 +34,7 @@ from automl_ft.trial.seeding import random_states, restore_random_states
 from automl_ft.trial.step import StepRunner
 from automl_ft.trial.study_memory import StudyMemory
 
-__all__ = ["SizedParts", "Wishes", "guard_memory", "whole_micro_batch"]
+__all__ = ["SizedParts", "Wishes", "guard_memory", "held_tensors", "whole_micro_batch"]
 
 _MIB = 1024 * 1024
 _LARGEST = 64
@@ -126,7 +125,10 @@ class _Sizing:
         self._wishes = wishes
         self._budget = budget
         self._study = study
-        self._weights_mib = _unique_mib(_held(parts.compute))
+        splits = (parts.stepper.forward.maker.split, parts.validation.maker.split)
+        most = max(wishes.batch_size, wishes.eval_batch_size)
+        self._longest = [tuple(np.sort(split.lengths)[: -most - 1 : -1]) for split in splits]
+        self._weights_mib = _unique_mib(held_tensors(parts.compute))
         self._optimizer_mib = 2 * 4 * sum(p.numel() for p in parts.parameters) / _MIB
 
     def guard(self) -> MemoryGuard:
@@ -141,7 +143,7 @@ class _Sizing:
             compute=parts.compute,
             device=parts.device,
             study=self._study,
-            forecast_mib=self._forecast(record).total_mib,
+            forecast=self._forecast(record),
             record=record,
             shortfall=self._shortfall,
             checkpoint_blocks=self._checkpoint,
@@ -191,17 +193,22 @@ class _Sizing:
         return left / max(forecast.training_mib, forecast.validation_mib, 1.0)
 
     def _forecast(self, record: TrialMemory) -> MemoryForecast:
-        parts = self._parts
         training = self._profile(is_checkpointing=record.is_checkpointing)
         rows = min(record.micro_batch_size, self._wishes.batch_size)
+        evaluated = self._validation_profile()
         return MemoryForecast(
             base_mib=self._budget.base_mib,
             weights_mib=self._weights_mib,
             optimizer_mib=self._optimizer_mib,
-            training_mib=record.correction * _peak_mib(training, parts.stepper.forward, rows),
+            training_mib=record.correction * training.peak_mib(self._shape(0, rows)),
             validation_mib=record.correction
-            * _peak_mib(self._validation_profile(), parts.validation, record.eval_batch_size),
+            * evaluated.peak_mib(self._shape(1, record.eval_batch_size)),
         )
+
+    def _shape(self, split: int, num_rows: int) -> BatchShape:
+        """Return the largest batch that training (0) or validation (1) can meet."""
+        is_packed = self._parts.validation.maker.is_packed
+        return BatchShape(lengths=self._longest[split][:num_rows], is_packed=is_packed)
 
     def _profile(self, *, is_checkpointing: bool) -> MemoryProfile:
         key = (self._parts.key, is_checkpointing)
@@ -229,7 +236,7 @@ class _Sizing:
 
         def record(shape: BatchShape) -> list[int]:
             tried = _tried(forward, shape)
-            with recorded_allocations(_held(self._parts.compute)) as live:
+            with recorded_allocations(held_tensors(self._parts.compute)) as live:
                 run(tried, len(shape.lengths))
             drop_gradients(self._parts.compute)
             return live
@@ -255,11 +262,6 @@ def _halvings(size: int) -> list[int]:
     while sizes[-1] > 1:
         sizes.append(halved(sizes[-1]))
     return sizes
-
-
-def _peak_mib(profile: MemoryProfile, forward: Forward, num_rows: int) -> float:
-    shape = longest_batch(forward.maker.split, num_rows, is_packed=forward.maker.is_packed)
-    return profile.peak_mib(shape)
 
 
 def _tried(forward: Forward, shape: BatchShape) -> Forward:
@@ -297,8 +299,15 @@ def _borrowed(parts: SizedParts) -> Iterator[None]:
         restore_random_states(states, parts.device)
 
 
-def _held(compute: ComputeModel) -> Iterator[Tensor]:
-    """Yield what the models hold all through a trial."""
+def held_tensors(compute: ComputeModel) -> Iterator[Tensor]:
+    """Yield what the models hold all through a trial.
+
+    Args:
+        compute: The models.
+
+    Yields:
+        Parameters, buffers, and what is kept beside them; some twice.
+    """
     for model in (compute.model, compute.master):
         yield from model.parameters()
         yield from model.buffers()

@@ -1,0 +1,216 @@
+"""As many rows at once as fit are taken, and building a trial changes nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from automl_ft.trial import build
+from automl_ft.trial.allocations import recorded_allocations
+from automl_ft.trial.budget import MemoryBudget
+from automl_ft.trial.build import build_job
+from automl_ft.trial.loop import Job
+from automl_ft.trial.prepare import PreparedStudy
+from automl_ft.trial.sizing import held_tensors, whole_micro_batch
+from automl_ft.trial.study_memory import StudyMemory
+from automl_ft.trial.techniques import ALL, NONE, Techniques
+
+BASE = 1000.0
+MIB = 1024 * 1024
+
+
+@pytest.fixture
+def job_with(
+    study_with: Callable[..., PreparedStudy],
+    make_spec: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[..., Job]:
+    """Return a function that builds a trial where so much memory is free."""
+    memory = StudyMemory()
+
+    def make(
+        free_mib: float | None,
+        *,
+        micro_batch_size: int | str = "auto",
+        eval_batch_size: int = 8,
+        correction: float = 1.0,
+        **recipe: Any,
+    ) -> Job:
+        budget = MemoryBudget(base_mib=BASE, free_mib=free_mib)
+        monkeypatch.setattr(build, "memory_budget", lambda *args: budget)
+        memory.corrections["cpu"] = correction
+        study = study_with(micro_batch_size=micro_batch_size, eval_batch_size=eval_batch_size)
+        return build_job(make_spec(**recipe), dataclasses.replace(study, memory=memory))
+
+    return make
+
+
+@pytest.fixture
+def needed(job_with: Callable[..., Job]) -> Callable[..., float]:
+    """Return a function that gives the forecast of what a micro-batch adds."""
+
+    def need(size: int, **options: Any) -> float:
+        job = job_with(None, **{"micro_batch_size": size, "batch_size": 32, **options})
+        return job.memory.forecast.total_mib - BASE
+
+    return need
+
+
+@pytest.mark.parametrize(
+    ("setting", "batch_size", "size"),
+    [
+        ("auto", 1, 1), ("auto", 16, 16), ("auto", 64, 64), ("auto", 65, 33), ("auto", 256, 64),
+        (5, 64, 5), (100, 64, 100),
+    ],
+)  # fmt: skip
+def test_where_memory_is_no_question(setting: int | str, batch_size: int, size: int) -> None:
+    assert whole_micro_batch(setting, batch_size) == size
+
+
+def test_mixup_keeps_the_micro_batch_that_it_always_had() -> None:
+    assert whole_micro_batch("auto", 64, is_mixing=True) == 32
+    assert whole_micro_batch("auto", 16, is_mixing=True) == 16
+
+
+@pytest.mark.parametrize("mixup", [0.0, 0.2])
+@pytest.mark.parametrize("free", [None, 10_000.0])
+def test_a_batch_that_fits_passes_whole(
+    job_with: Callable[..., Job], free: float | None, mixup: float
+) -> None:
+    job = job_with(free, batch_size=64, mixup=mixup)
+    assert job.stepper.micro_batch_size == (32 if mixup else 64)
+    assert job.memory.record.micro_batch_size == job.stepper.micro_batch_size
+    assert not job.memory.record.is_checkpointing
+
+
+@pytest.mark.parametrize(("size", "taken"), [(16, 16), (8, 8), (3, 2)])
+def test_the_largest_part_of_the_batch_that_fits_is_taken(
+    job_with: Callable[..., Job], needed: Callable[..., float], size: int, taken: int
+) -> None:
+    free = needed(size, eval_batch_size=1) + 0.001
+    job = job_with(free, batch_size=32, eval_batch_size=1)
+    assert job.memory.record.micro_batch_size == taken
+    assert job.memory.forecast.total_mib <= BASE + free
+
+
+def test_more_rows_take_more(needed: Callable[..., float]) -> None:
+    found = [needed(size) for size in (4, 8, 16, 32)]
+    assert found == sorted(set(found))
+
+
+def test_frozen_blocks_take_less(needed: Callable[..., float]) -> None:
+    whole = needed(32)
+    half = needed(32, freezing="bottom_layers", frozen_layers=1)
+    head = needed(32, freezing="head_only")
+    assert whole > half > head
+
+
+def test_gradual_unfreezing_is_forecast_as_it_ends(needed: Callable[..., float]) -> None:
+    assert needed(32, freezing="gradual_unfreezing") == pytest.approx(needed(32), rel=0.01)
+
+
+def test_a_correction_makes_the_next_trial_smaller(
+    job_with: Callable[..., Job], needed: Callable[..., float]
+) -> None:
+    free = needed(16, eval_batch_size=1) + 0.001
+    job = job_with(free, batch_size=32, eval_batch_size=1, correction=1.5)
+    assert job.memory.record.micro_batch_size < 16
+    assert job.memory.record.correction == 1.5
+
+
+def test_a_number_is_taken_as_it_is(job_with: Callable[..., Job]) -> None:
+    assert job_with(0.0, micro_batch_size=8).stepper.micro_batch_size == 8
+
+
+def test_the_validation_batch_fits_too(
+    job_with: Callable[..., Job], needed: Callable[..., float]
+) -> None:
+    head = {"freezing": "head_only"}
+    free = needed(1, eval_batch_size=4, **head) + 0.001
+    job = job_with(free, batch_size=32, eval_batch_size=16, **head)
+    assert job.memory.record.eval_batch_size == 4
+
+
+def test_checkpointing_comes_only_where_not_even_a_row_fits(
+    job_with: Callable[..., Job], needed: Callable[..., float]
+) -> None:
+    single = needed(1, eval_batch_size=1)
+    fitting = job_with(single + 0.001, batch_size=8, eval_batch_size=1)
+    tight = job_with(single - 0.001, batch_size=8, eval_batch_size=1)
+    assert (fitting.memory.record.micro_batch_size, fitting.memory.record.is_checkpointing) == (
+        1, False,
+    )  # fmt: skip
+    assert tight.memory.record.is_checkpointing
+    blocks = [
+        tight.compute.model.get_submodule(name) for name in tight.plan.layer_map.block_modules
+    ]
+    assert all("forward" in block.__dict__ for block in blocks)
+
+
+def test_a_trial_that_cannot_fit_is_tried_in_its_smallest_size(
+    job_with: Callable[..., Job],
+) -> None:
+    record = job_with(0.0).memory.record
+    assert (record.micro_batch_size, record.eval_batch_size, record.is_checkpointing) == (
+        1, 1, True,
+    )  # fmt: skip
+
+
+def test_a_forecast_leaves_the_trial_as_it_was(job_with: Callable[..., Job]) -> None:
+    job_with(None, dropout=0.1, batch_size=16)
+    known = torch.get_rng_state()  # profiles are known from here on
+    job_with(None, dropout=0.1, batch_size=16)
+    after_known = torch.get_rng_state()
+    fresh = job_with(None, dropout=0.1, batch_size=16, freezing="embeddings")
+    assert torch.equal(known, after_known)
+    assert torch.equal(torch.get_rng_state(), known)
+    assert all(p.grad is None for p in fresh.model.parameters())
+    assert all(p.requires_grad for p in fresh.model.parameters())
+    assert not any(module.training for module in fresh.compute.model.modules())
+    assert not fresh.optimizer.state
+
+
+def test_trials_of_a_process_share_what_was_measured(
+    job_with: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = job_with(None, batch_size=16)
+    monkeypatch.setattr(
+        "automl_ft.trial.sizing.profile_of", lambda *args, **options: pytest.fail("again")
+    )
+    again = job_with(None, batch_size=16)
+    assert again.memory.forecast.total_mib == first.memory.forecast.total_mib
+
+
+@pytest.mark.parametrize("techniques", [ALL, NONE])
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"dropout": 0.1},
+        {"dropout": 0.0, "label_smoothing": 0.1},
+        {"freezing": "bottom_layers", "frozen_layers": 1},
+        {"freezing": "head_only"},
+    ],
+)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_forecast_is_what_the_longest_rows_take(
+    study_with: Callable[..., PreparedStudy],
+    make_spec: Callable[..., Any],
+    techniques: Techniques,
+    recipe: dict[str, Any],
+    precision: str,
+) -> None:
+    study = study_with(precision=precision, micro_batch_size="auto")
+    study = dataclasses.replace(study, memory=StudyMemory())
+    job = build_job(make_spec(**{"batch_size": 24, **recipe}), study, techniques)
+    job.compute.enter(job.plan, 0)
+    lengths = job.stepper.forward.maker.split.lengths
+    rows = np.argsort(lengths)[::-1][:24].copy()
+    with recorded_allocations(held_tensors(job.compute)) as live:
+        job.stepper.backward(rows, 0, 0)
+    # Rows of this study are so short that packing rounds the tiny batches up, which costs a little.
+    assert job.memory.forecast.training_mib == pytest.approx(max(live) / MIB, rel=0.05)
