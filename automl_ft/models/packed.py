@@ -44,6 +44,9 @@ _ROUND_TO = 32
 (measured: 50 % on top of a matmul at first sight)."""
 _PAD_TO = 8
 """Where attention needs padded rows their length is rounded up, for aligned matmuls."""
+_REFUSED = ("softcap", "s_aux", "head_mask")
+"""Arguments of transformers' attention interface that change scores: Gemma-2 caps them, GPT-OSS
+has attention sinks."""
 _LONGEST_EAGER = 256
 """On a CPU, attention without dropout over longer rows is left to torch's own kernel, which
 does not build the matrix of weights."""
@@ -279,6 +282,9 @@ def _packed_attention(  # noqa: PLR0913 - transformers' signature
             module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs
         )
         return output, weights
+    if asked := [name for name in _REFUSED if kwargs.get(name) is not None]:
+        # On the few short rows that are tried, these may change scores too little to be noticed.
+        raise ValueError(f"Packed attention does not compute `{asked[0]}`.")
     is_causal = bool(kwargs.get("is_causal", getattr(module, "is_causal", False)))
     bias = packing.bias(is_causal=is_causal, window=kwargs.get("sliding_window"), dtype=query.dtype)
     groups = query.shape[1] // key.shape[1]

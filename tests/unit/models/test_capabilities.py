@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from automl_ft.models.capabilities import find_capabilities
+from automl_ft.models.layer_map import map_layers
 
 PACKED = {
     "bert": "first", "distilbert": "first", "roberta": "first", "xlm-roberta": "first",
@@ -15,8 +16,18 @@ READ_BLOCK = {"bert", "distilbert", "roberta", "xlm-roberta", "electra"}
 def test_find_capabilities_packs_what_allows_it(load, architecture: str):
     loaded = load(architecture, "classifier")
     found = find_capabilities(loaded.model, loaded.layer_map)
-    print(architecture, found)
     assert (found.packed is not None) == (architecture in PACKED)
     assert found.has_read_block == (architecture in READ_BLOCK)
     assert found.padded.reads == PACKED.get(architecture, found.padded.reads)
     assert found.deepest_prefix == loaded.layer_map.num_layers
+
+
+def test_scores_that_packed_attention_does_not_compute_are_left_to_the_padded_path():
+    config = Gemma2Config(
+        vocab_size=100, hidden_size=32, num_attention_heads=4, num_key_value_heads=2,
+        num_hidden_layers=2, intermediate_size=40, head_dim=8, pad_token_id=0, num_labels=3,
+    )  # fmt: skip
+    model = Gemma2ForSequenceClassification(config)
+    found = find_capabilities(model, map_layers(model, {"score.weight"}))
+    assert found.packed is None
+    assert "does not run on packed rows" in found.notes[0]
