@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ from automl_ft.data.encoding import EncodedSplit
 from automl_ft.data.table import Splits, TextTable
 from automl_ft.models.load import LoadedModel, ResolvedCheckpoint
 
-__all__ = ["Loss", "Task"]
+__all__ = ["Loss", "SoftTargetLoss", "Task"]
 
 
 class Loss(Protocol):
@@ -40,6 +40,23 @@ class Loss(Protocol):
 
         Returns:
             A scalar in nats, before division by `weight`.
+        """
+        ...
+
+
+@runtime_checkable
+class SoftTargetLoss(Loss, Protocol):
+    """A loss that is linear in the log-probabilities, so that many can be computed at once."""
+
+    def soft_targets(self, num_labels: int) -> Tensor:
+        """Return what the loss weighs negative log-probabilities with.
+
+        Args:
+            num_labels: Number of classes.
+
+        Returns:
+            For a row of each class, the weight of every class, shape (num_labels, num_labels): the
+            total of rows is the sum of minus their weights times log-probabilities.
         """
         ...
 

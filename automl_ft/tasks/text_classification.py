@@ -66,6 +66,20 @@ class ClassificationLoss:
             label_smoothing=self.label_smoothing,
         )
 
+    def soft_targets(self, num_labels: int) -> Tensor:
+        """Return what the loss weighs negative log-probabilities with.
+
+        Args:
+            num_labels: Number of classes.
+
+        Returns:
+            For a row of each class, the weight of every class, shape (num_labels, num_labels).
+        """
+        ones = torch.ones(num_labels)
+        weights = ones if self.class_weights is None else self.class_weights
+        share = self.label_smoothing / num_labels
+        return (1 - self.label_smoothing) * torch.diag(weights) + share * weights
+
     def _weights(self, like: Tensor) -> Tensor:
         """Return the class weights on the device of another tensor."""
         assert self.class_weights is not None

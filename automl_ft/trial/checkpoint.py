@@ -41,13 +41,19 @@ def save_last(folder: Path, state: dict[str, Any]) -> None:
 
     Args:
         folder: The trial's folder; made if absent.
-        state: Tensors, numbers, strings and plain containers of them.
+        state: Tensors, numbers, strings and plain containers of them; `parameters` holds tensors
+            by name.
 
     Raises:
         DiskError: The disk takes no more; an older checkpoint is unharmed.
     """
+    # A tensor that is part of a larger one would be written with all of it.
+    parameters = {
+        name: value if value.untyped_storage().nbytes() == value.nbytes else value.clone()
+        for name, value in state["parameters"].items()
+    }
     with _writing(folder / LAST) as temporary:
-        torch.save({"version": FORMAT_VERSION, **state}, temporary)
+        torch.save({"version": FORMAT_VERSION, **state, "parameters": parameters}, temporary)
 
 
 def load_last(folder: Path, device: torch.device) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ from automl_ft.config.study import OBJECTIVES, DataConfig, ModelConfig, StudyCon
 from automl_ft.data.encoding import EncodedSplit
 from automl_ft.errors import UsageError
 from automl_ft.metrics.classification import classification_metrics
-from automl_ft.tasks.base import Loss, Task
+from automl_ft.tasks.base import Loss, SoftTargetLoss, Task
 from automl_ft.tasks.text_classification import ClassificationLoss, TextClassification
 
 WEIGHTS = (None, (0.5, 1.0, 4.0))
@@ -41,6 +41,16 @@ def test_total_over_weight_is_torchs_mean(batch, weights, smoothing: float) -> N
     expected = torch.nn.CrossEntropyLoss(weight=tensor, label_smoothing=smoothing)(logits, targets)
     found = loss.total(logits, targets) / loss.weight(targets)
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_soft_targets_give_the_total(batch, weights, smoothing: float) -> None:
+    logits, targets = batch
+    loss = make(weights, smoothing)
+    assert isinstance(loss, SoftTargetLoss)
+    found = -(loss.soft_targets(3)[targets] * logits.log_softmax(-1)).sum()
+    torch.testing.assert_close(found, loss.total(logits, targets))
 
 
 @pytest.mark.parametrize("weights", WEIGHTS)

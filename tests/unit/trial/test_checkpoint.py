@@ -133,3 +133,11 @@ def test_a_disk_that_is_read_only_is_no_fault_of_the_trial(tmp_path, monkeypatch
     monkeypatch.setattr(Path, "mkdir", refuse)
     with pytest.raises(DiskError, match="Read-only file system"):
         save_last(tmp_path / "trial", {"parameters": {}})
+
+
+def test_a_part_of_a_larger_tensor_is_written_alone(tmp_path):
+    whole = torch.arange(100_000.0).view(100, 1000)
+    save_last(tmp_path, {"parameters": {"weight": whole[3]}})
+    assert (tmp_path / LAST).stat().st_size < 10_000
+    loaded = load_last(tmp_path, torch.device("cpu"))["parameters"]["weight"]
+    assert torch.equal(loaded, whole[3])

@@ -1,6 +1,9 @@
 """Several trials of one worker; the training is scripted."""
 
+from types import SimpleNamespace
+
 import pytest
+import torch
 
 import automl_ft.trial.group
 from automl_ft.errors import DiskError
@@ -15,7 +18,8 @@ class Bench:
     """Runs a group; `train` scripts what a trial does."""
 
     def __init__(self):
-        self.study = object()
+        self.study = SimpleNamespace(device=torch.device("cpu"), cache=None)
+        self.group = None
         self.begun = []
         self.results = []
         self.is_pausing = False
@@ -34,9 +38,19 @@ class Bench:
             cost=COST,
         )
 
-    def run(self):
+    def build_heads(self, specs, study, reporter_for):
+        assert study is self.study
+        if isinstance(self.group, Exception):
+            raise self.group
+        return self.group
+
+    def train_heads(self, group, study, emit):
+        for spec in group:
+            emit(self.run_trial(spec, study, f"reporter of {spec.number}"))
+
+    def run(self, specs=SPECS):
         run_group(
-            SPECS,
+            specs,
             self.study,
             lambda number: f"reporter of {number}",
             self.results.append,
@@ -51,7 +65,8 @@ class Bench:
 @pytest.fixture
 def bench(monkeypatch):
     made = Bench()
-    monkeypatch.setattr(automl_ft.trial.group, "run_trial", made.run_trial)
+    for name in ("run_trial", "build_heads", "train_heads"):
+        monkeypatch.setattr(automl_ft.trial.group, name, getattr(made, name))
     return made
 
 
@@ -89,3 +104,39 @@ def test_full_disk_ends_the_group(bench):
     with pytest.raises(DiskError, match="full"):
         bench.run()
     assert bench.outcomes == [(3, "COMPLETE")]
+
+
+def test_heads_are_trained_as_one_where_that_can_be_done(bench):
+    bench.group = SPECS[1:]
+    bench.run()
+    assert bench.outcomes == [(4, "COMPLETE"), (5, "COMPLETE")]
+
+
+def test_a_single_trial_is_no_group(bench):
+    bench.group = SPECS[1:]
+    bench.run(SPECS[:1])
+    assert bench.begun == [3]
+
+
+def test_what_goes_wrong_before_the_first_step_is_left_to_each_trial(bench):
+    bench.group = ValueError("no such model")
+    bench.run()
+    assert bench.begun == [3, 4, 5]
+
+
+def test_heads_are_not_built_when_a_pause_came_first(bench):
+    bench.is_pausing = True
+    bench.group = ValueError("not to be built")
+    bench.run()
+    assert {outcome for _, outcome in bench.outcomes} == {"PAUSED"}
+    assert bench.begun == []
+
+
+def test_full_disk_ends_a_group_that_is_trained_as_one(bench):
+    def fill(number):
+        raise DiskError("full")
+
+    bench.group, bench.train = SPECS, fill
+    with pytest.raises(DiskError, match="full"):
+        bench.run()
+    assert bench.begun == [3]
