@@ -127,7 +127,8 @@ def test_the_recipe_is_in_the_arguments(script):
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "limit", "expected"), [(48, 32, (24, 2)), (8, 32, (8, 1)), (7, 3, (1, 7))]
+    ("batch_size", "limit", "expected"),
+    [(48, 32, (24, 2)), (8, 32, (8, 1)), (7, 3, (1, 7)), (64, "auto", (32, 2))],
 )
 def test_the_effective_batch_size_is_exact(script, batch_size, limit, expected):
     text = script(batch_size=batch_size, training={"micro_batch_size": limit})
