@@ -11,7 +11,7 @@ from automl_ft.trial.heads import build_heads
 from automl_ft.trial.memory import reset_peak_memory
 from automl_ft.trial.prepare import PreparedStudy
 from automl_ft.trial.runner import release, run_trial
-from automl_ft.trial.stacked import train_heads
+from automl_ft.trial.stacked import UnstackableError, train_heads
 
 __all__ = ["run_group"]
 
@@ -63,6 +63,8 @@ def _run_stacked(
             return False
         train_heads(group, study, emit)
         return True
+    except UnstackableError:
+        return False
     finally:
         group = None  # frees the features before the next trial
         release(study)

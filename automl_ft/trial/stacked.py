@@ -28,9 +28,13 @@ from automl_ft.trial.optimizer import shrink_l1
 from automl_ft.trial.prepare import PreparedStudy
 from automl_ft.trial.runner import failure_of, result_of
 
-__all__ = ["train_heads"]
+__all__ = ["UnstackableError", "train_heads"]
 
 _NO_ROWS = np.zeros(0, dtype=np.int64)
+
+
+class UnstackableError(Exception):
+    """The very first step of a group went wrong; nothing has happened yet."""
 
 
 def train_heads(
@@ -44,6 +48,7 @@ def train_heads(
         emit: Takes each result as soon as it is there.
 
     Raises:
+        UnstackableError: What the trials share does not run: they must be run one by one.
         DiskError: The disk takes no more checkpoints; the trials without a result did not end.
     """
     active = list(group.trials)
@@ -64,6 +69,8 @@ def _step(stack: _Stack, active: Sequence[HeadTrial], study: PreparedStudy) -> l
     try:
         losses, norms = stack.backward()
     except Exception as error:  # in what is common to all of them
+        if not any(trial.state.step for trial in active):
+            raise UnstackableError(str(error)) from error
         failure = failure_of(error)
         return [result_of(t.spec, study, t.state, Outcome.FAILED, failure) for t in active]
     updates = [partial(_update, t, losses[i], norms[i]) for i, t in enumerate(active)]

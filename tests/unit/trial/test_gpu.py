@@ -10,8 +10,11 @@ import torch
 from automl_ft.specs.decision import Decision
 from automl_ft.specs.hyperparameters import complete
 from automl_ft.specs.trial import Outcome, TrialSpec
+from automl_ft.trial.heads import build_heads
+from automl_ft.trial.prefix_cache import PrefixCache
 from automl_ft.trial.prepare import prepare_study
 from automl_ft.trial.runner import run_trial
+from automl_ft.trial.stacked import train_heads
 
 pytestmark = pytest.mark.gpu
 
@@ -68,3 +71,24 @@ def test_memory_that_runs_out_is_a_failure_of_the_trial_only(gpu_study, tmp_path
     result = run_trial(spec_in(tmp_path), gpu_study, Script())
     assert result.failure is not None
     assert result.failure.kind == "out_of_memory"
+
+
+def test_heads_that_are_trained_as_one_have_the_losses_of_each_alone(gpu_study, tmp_path):
+    cache = PrefixCache(tmp_path / "cache", 2**24)
+    study = dataclasses.replace(gpu_study, cache=cache, assets={})
+    recipes = [
+        {"dropout": p, "learning_rate": r} for p, r in ((0.0, 3e-3), (0.1, 1e-2), (0.5, 3e-3))
+    ]
+    together, specs = {}, []
+    for number, recipe in enumerate(recipes):
+        spec = spec_in(tmp_path / "together" / str(number), freezing="head_only", **recipe)
+        specs.append(dataclasses.replace(spec, number=number, seed=number))
+    group = build_heads(specs, study, lambda number: Script())
+    train_heads(group, study, lambda result: together.update({result.number: result}))
+    for spec in specs:
+        own = dataclasses.replace(spec, folder=str(tmp_path / "alone" / str(spec.number)))
+        alone = run_trial(own, study, Script())
+        for key in ("train_loss", "validation_loss"):
+            losses = [e.metrics[key] for e in alone.evaluations]
+            found = [e.metrics[key] for e in together[spec.number].evaluations]
+            assert found == pytest.approx(losses, abs=2e-3), key

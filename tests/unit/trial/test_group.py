@@ -9,6 +9,7 @@ import automl_ft.trial.group
 from automl_ft.errors import DiskError
 from automl_ft.specs.trial import Outcome, TrialCost, TrialResult, TrialSpec
 from automl_ft.trial.group import run_group
+from automl_ft.trial.stacked import UnstackableError
 
 COST = TrialCost(seconds=1.0, examples=9, peak_memory_mib=1.0)
 SPECS = [TrialSpec(number=n, hyperparameters={}, seed=n, folder="/nowhere") for n in (3, 4, 5)]
@@ -120,6 +121,16 @@ def test_a_single_trial_is_no_group(bench):
 
 def test_what_goes_wrong_before_the_first_step_is_left_to_each_trial(bench):
     bench.group = ValueError("no such model")
+    bench.run()
+    assert bench.begun == [3, 4, 5]
+
+
+def test_a_group_whose_first_step_goes_wrong_runs_one_by_one(bench, monkeypatch):
+    def fail(*_):
+        raise UnstackableError("no such kernel")
+
+    monkeypatch.setattr(automl_ft.trial.group, "train_heads", fail)
+    bench.group = SPECS
     bench.run()
     assert bench.begun == [3, 4, 5]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from automl_ft.trial.heads import build_heads
 from automl_ft.trial.prefix_cache import PrefixCache
 from automl_ft.trial.prepare import PreparedStudy, prepare_study
 from automl_ft.trial.runner import run_trial
-from automl_ft.trial.stacked import train_heads
+from automl_ft.trial.stacked import UnstackableError, train_heads
 
 TOLERANCE = 1e-5
 """How far losses in nats may lie apart in fp32, as docs/ARCHITECTURE.md says."""
@@ -287,15 +288,34 @@ def test_an_error_in_one_trials_validation_is_its_own(bench: Bench, script: Any)
     assert "no such trial" in results[0].failure.message
 
 
+def fail_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have what trials share run out of memory."""
+    calls = iter(range(step))
+
+    def micro_batches(*batches: Any, fillvalue: Any) -> Any:
+        if next(calls, None) is None:
+            raise RuntimeError("out of memory")
+        return zip_longest(*batches, fillvalue=fillvalue)
+
+    monkeypatch.setattr("automl_ft.trial.stacked.zip_longest", micro_batches)
+
+
 def test_an_error_in_what_they_share_fails_all(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: Any, **__: Any) -> None:
-        raise RuntimeError("out of memory")
-
-    monkeypatch.setattr("automl_ft.trial.stacked.zip_longest", fail)
+    fail_at(3, monkeypatch)
     results = bench.together([{}, {}])
-    assert {result.failure.kind for result in results} == {FailureKind.OUT_OF_MEMORY}
+    assert [result.cost.examples for result in results] == [24, 24]
+    failures = [result.failure for result in results]
+    assert {failure.kind for failure in failures if failure} == {FailureKind.OUT_OF_MEMORY}
+
+
+def test_an_error_in_the_first_step_leaves_the_trials_to_themselves(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_at(0, monkeypatch)
+    with pytest.raises(UnstackableError, match="out of memory"):
+        bench.together([{}, {}])
 
 
 def test_a_full_disk_ends_the_group(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
