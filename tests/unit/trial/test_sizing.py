@@ -162,7 +162,11 @@ def test_a_trial_that_cannot_fit_is_tried_in_its_smallest_size(
 
 
 def test_a_forecast_leaves_the_trial_as_it_was(job_with: Callable[..., Job]) -> None:
+    torch.set_num_threads(2)
     job_with(None, dropout=0.1, batch_size=16)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    assert threads == 2
     known = torch.get_rng_state()  # profiles are known from here on
     job_with(None, dropout=0.1, batch_size=16)
     after_known = torch.get_rng_state()
