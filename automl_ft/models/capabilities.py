@@ -6,6 +6,7 @@ Whatever does not give the scores of the plain model is not used, and a sentence
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from automl_ft.models.dropout import DropoutStream
+from automl_ft.models.head_chain import find_head_chain
 from automl_ft.models.last_block import ReadBlock, read_block
 from automl_ft.models.layer_map import LayerMap
 from automl_ft.models.packed import pack, use_packed_attention
@@ -112,7 +114,10 @@ def find_capabilities(model: PreTrainedModel, layer_map: LayerMap) -> Capabiliti
         packed=packed,
         has_read_block=has_read_block,
         deepest_prefix=deepest,
-        notes=_notes(type(model).__name__, packed, has_read_block, deepest, layer_map.num_layers),
+        notes=(
+            *_notes(type(model).__name__, packed, has_read_block, deepest, layer_map.num_layers),
+            *trial.head_notes(packed, deepest),
+        ),
     )
 
 
@@ -212,14 +217,38 @@ class _Trial:
                 return num_blocks
         return -1
 
-    def _from_prefix(self, packed: PackedTraits | None, num_blocks: int) -> Tensor:
-        view: PackedModel | PaddedModel
-        inputs: PackedInputs | PaddedInputs
+    def head_notes(self, packed: PackedTraits | None, deepest: int) -> tuple[str, ...]:
+        """Say whether heads cannot be trained together although their features can be kept."""
+        layer_map, chain = self._layer_map, None
+        if deepest < layer_map.num_layers:
+            return ()
+        view, inputs = self._view(packed)
+
+        def run(pooled: Tensor) -> Tensor:
+            with view.scores(inputs, pooled, deepest) as scores:  # type: ignore[arg-type]
+                return scores
+
+        with suppress(Exception):  # as in `_agrees`
+            chain = find_head_chain(
+                self._model,
+                {name for part in layer_map.modules[:-1] for name in part},
+                frozenset(layer_map.head) - layer_map.constants,
+                run,
+                view.prefix(inputs, deepest),  # type: ignore[arg-type]
+            )
+        name = type(self._model).__name__
+        return () if chain else (f"Heads of `{name}` are trained one by one.",)
+
+    def _view(
+        self, packed: PackedTraits | None
+    ) -> tuple[PackedModel | PaddedModel, PackedInputs | PaddedInputs]:
         if packed is not None:
-            view, inputs = self._packed_view(packed), self._packed_inputs()
-        else:
-            view = PaddedModel(model=self._model, layer_map=self._layer_map, traits=self.padded)
-            inputs = self._padded_inputs()
+            return self._packed_view(packed), self._packed_inputs()
+        view = PaddedModel(model=self._model, layer_map=self._layer_map, traits=self.padded)
+        return view, self._padded_inputs()
+
+    def _from_prefix(self, packed: PackedTraits | None, num_blocks: int) -> Tensor:
+        view, inputs = self._view(packed)
         hidden = view.prefix(inputs, num_blocks)  # type: ignore[arg-type]
         with view.scores(inputs, hidden, num_blocks) as scores:  # type: ignore[arg-type]
             return scores

@@ -22,8 +22,10 @@ from automl_ft.models.prefix import patched
 __all__ = ["HeadChain", "HeadStep", "find_head_chain"]
 
 _TOLERANCE = 1e-4
-"""How far a step's values may lie apart, relative to the largest: fp32 in another order differs by
-less than 1e-5."""
+"""How far scores may lie apart, relative to the largest: fp32 sums in another order differ by less
+than 1e-5."""
+_ULPS = 1e-6
+"""How far the values of one and the same function may."""
 _BETWEEN: Mapping[str, Callable[[Tensor], Tensor]] = {
     "none": lambda values: values,
     "tanh": torch.tanh,
@@ -175,10 +177,17 @@ def _is_seen(module: nn.Module) -> bool:
 def _watch(
     leaves: Mapping[str, nn.Module], run: Callable[[Tensor], Tensor], pooled: Tensor
 ) -> tuple[list[_Seen], Tensor]:
-    seen: list[_Seen] = []
+    """Run the head with random outputs of its layers.
 
-    def note(name: str, args: tuple[Tensor, ...], gave: Tensor) -> None:
-        seen.append(_Seen(name=name, read=args[0], gave=gave))
+    A head that is not trained gives values so small that tanh or SiLU look like something else.
+    """
+    seen: list[_Seen] = []
+    generator = torch.Generator().manual_seed(0)
+
+    def note(name: str, args: tuple[Tensor, ...], gave: Tensor) -> Tensor:
+        drawn = 2 * torch.randn(gave.shape, generator=generator).to(gave.device)
+        seen.append(_Seen(name=name, read=args[0], gave=drawn))
+        return drawn
 
     with ExitStack() as stack:
         for name, module in leaves.items():
@@ -219,7 +228,7 @@ def _between(gave: Tensor, following: Tensor, num_rows: int) -> str | None:
     """Return what turns one layer's output into what the next one reads."""
     before, after = _flat(gave, num_rows), _flat(following, num_rows)
     for kind, function in _BETWEEN.items():
-        if _is_close(function(before), after):
+        if _is_close(function(before), after, _ULPS):
             return kind
     return None
 
@@ -229,10 +238,10 @@ def _flat(values: Tensor, num_rows: int) -> Tensor:
     return values.reshape(num_rows, -1)
 
 
-def _is_close(values: Tensor, wanted: Tensor) -> bool:
+def _is_close(values: Tensor, wanted: Tensor, tolerance: float = _TOLERANCE) -> bool:
     if values.shape != wanted.shape:
         return False
-    limit = _TOLERANCE * max(float(wanted.abs().max()), 1e-6)
+    limit = tolerance * max(float(wanted.abs().max()), 1e-6)
     return float((values - wanted).abs().max()) <= limit
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import torch
+from torch import nn
+from transformers import Gemma2Config, Gemma2ForSequenceClassification
+
 from automl_ft.models.capabilities import find_capabilities
 from automl_ft.models.layer_map import map_layers
 
@@ -31,3 +35,13 @@ def test_scores_that_packed_attention_does_not_compute_are_left_to_the_padded_pa
     found = find_capabilities(model, map_layers(model, {"score.weight"}))
     assert found.packed is None
     assert "does not run on packed rows" in found.notes[0]
+
+
+def test_a_head_that_is_not_understood_is_said_once(load, architecture: str):
+    loaded = load(architecture)
+    sentence = f"Heads of `{type(loaded.model).__name__}` are trained one by one."
+    assert sentence not in find_capabilities(loaded.model, loaded.layer_map).notes
+    linear = [m for m in loaded.model.modules() if isinstance(m, nn.Linear)]
+    last = next(m for m in reversed(linear) if m.out_features == loaded.model.config.num_labels)
+    last.register_forward_hook(lambda *call: torch.sin(3 * call[2]))
+    assert sentence in find_capabilities(loaded.model, loaded.layer_map).notes

@@ -156,6 +156,14 @@ def dropped_in_training(tail: Tail) -> Tail:
     return tail
 
 
+@pytest.mark.parametrize("kind", ["tanh", "gelu", "relu", "silu"])
+def test_small_weights_do_not_hide_what_happens_between_layers(kind: str):
+    tail = Tail(getattr(functional, kind))
+    for parameter in tail.parameters():
+        parameter.data *= 1e-4
+    assert [step.kind for step in find_tail(tail).steps] == ["linear", kind, "linear"]
+
+
 class Squared(nn.Module):
     """A layer with parameters that is none of the known ones."""
 
