@@ -136,7 +136,13 @@ class _Stack:
             self._stacked[name] = torch.stack([head[name].detach() for head in self._heads])
             for head, own in zip(self._heads, self._stacked[name], strict=True):
                 head[name].data = own
-        device = group.features.device
+        device, dtype = group.features.device, group.features.dtype
+        # What computes is a copy in the precision of training, as in `trial.compute`.
+        self._computing = self._stacked
+        if dtype != torch.float32:
+            self._computing = {name: v.to(dtype) for name, v in self._stacked.items()}
+        for value in self._computing.values():
+            value.requires_grad_()
         self._device = device
         targets = [trial.loss.soft_targets(group.num_labels) for trial in trials]
         self._targets = functional.pad(torch.stack(targets), (0, 0, 0, 1)).to(device)
@@ -155,18 +161,24 @@ class _Stack:
         labels = (torch.from_numpy(self._group.labels[rows]) for rows in batches)
         weights = [t.loss.weight(own) for t, own in zip(self._trials, labels, strict=True)]
         divisors = to_device(torch.tensor(weights), self._device)
-        dtype = self._group.features.dtype
-        leaves = {n: v.detach().to(dtype).requires_grad_() for n, v in self._stacked.items()}
+        if self._computing is not self._stacked:
+            with torch.no_grad():
+                torch._foreach_copy_(list(self._computing.values()), list(self._stacked.values()))
         losses = torch.zeros(len(batches), device=self._device)
-        gradients = [torch.zeros_like(stacked) for stacked in self._stacked.values()]
+        gradients: list[Tensor] = []
         for rows in zip_longest(*map(_micro_batches, self._trials, batches), fillvalue=_NO_ROWS):
-            part = self._losses(rows, leaves) / divisors
-            found = torch.autograd.grad(part.sum(), list(leaves.values()))
-            torch._foreach_add_(gradients, [gradient.float() for gradient in found])
+            part = self._losses(rows) / divisors
+            found = torch.autograd.grad(part.sum(), list(self._computing.values()))
             losses += part.detach()
+            # The fused optimiser takes gradients for laid out as the parameters are.
+            more = [gradient.float().contiguous() for gradient in found]
+            if gradients:
+                torch._foreach_add_(gradients, more)
+            else:
+                gradients = more
         return losses, self._hand_out(gradients)
 
-    def _losses(self, rows: Sequence[npt.NDArray[np.int64]], leaves: dict[str, Tensor]) -> Tensor:
+    def _losses(self, rows: Sequence[npt.NDArray[np.int64]]) -> Tensor:
         """Return the summed losses of one micro-batch of each trial, shape (G,)."""
         group, longest = self._group, max(map(len, rows))
         # Padding is row 0 with a class of its own, whose targets are 0.
@@ -180,7 +192,7 @@ class _Stack:
         targets = self._targets.flatten(0, 1).index_select(0, self._placed(classes))
         drop = partial(self._drop, [len(own) for own in rows])
         values = features.view(len(rows), longest, -1)
-        scores = group.chain.scores(values, leaves, drop).float()
+        scores = group.chain.scores(values, self._computing, drop).float()
         return -(targets.view_as(scores) * scores.log_softmax(-1)).sum((1, 2))
 
     def _placed(self, indices: npt.NDArray[np.int64]) -> Tensor:
@@ -208,8 +220,11 @@ class _Stack:
         parts = [norm(gradient.flatten(1), dim=1) for gradient in gradients]
         norms: Tensor = norm(torch.stack(parts), dim=0)
         factors = (self._limits / (norms + 1e-6)).clamp(max=1)
+        # On a GPU looking would cost more than multiplying.
+        is_clipped = self._device.type != "cpu" or not bool((factors == 1).all())
         for name, gradient in zip(self._stacked, gradients, strict=True):
-            gradient *= factors.view(-1, *[1] * (gradient.ndim - 1))
+            if is_clipped:
+                gradient *= factors.view(-1, *[1] * (gradient.ndim - 1))
             for head, own in zip(self._heads, gradient, strict=True):
                 head[name].grad = own
         return norms
