@@ -28,7 +28,7 @@ from automl_ft.trial.runner import run_trial
 from automl_ft.trial.stacked import UnstackableError, train_heads
 
 TOLERANCE = 1e-5
-"""How far losses in nats may lie apart in fp32 and in models this small; ten times that elsewhere."""
+"""How far losses in nats may lie apart in fp32, in models this small; ten times that elsewhere."""
 PLAIN = {"freezing": "head_only", "learning_rate": 3e-3, "batch_size": 8, "epochs": 2}
 RECIPES: dict[str, dict[str, Any]] = {
     "plain": {},
