@@ -155,8 +155,9 @@ class TrainingConfig:
     length), or `auto`: the faster one on this device, measured when a study is made, and `packed`
     where it hardly matters. A model that does not allow `packed` is trained `bucketed`."""
     precision: str = "auto"
-    """`fp32`, `bf16` (with fp32 master weights), or `auto`: bf16 on a GPU or CPU that multiplies
-    it faster, else fp32."""
+    """`fp32`, `tf32` (fp32 with shortened factors in training, on NVIDIA GPUs), `bf16` (with fp32
+    master weights), or `auto`: bf16 on a GPU or CPU that multiplies it faster, else fp32.
+    Validation is always fp32."""
     micro_batch_size: int | str = "auto"
     """Examples that pass through the model at once, from 1 up; gradients accumulate to the
     effective `batch_size`. `auto` takes as many as fit by a forecast, 64 at most, 32 with mixup,
@@ -187,7 +188,7 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         """Check the fields."""
         checks.one_of("batching", self.batching, ("auto", "packed", "bucketed"))
-        checks.one_of("precision", self.precision, ("auto", "fp32", "bf16"))
+        checks.one_of("precision", self.precision, ("auto", "fp32", "tf32", "bf16"))
         for name in ("eval_batch_size", "keep_checkpoints"):
             checks.at_least(name, getattr(self, name), 1)
         if isinstance(self.micro_batch_size, str):

@@ -366,7 +366,8 @@ def _arguments(facts: ScriptFacts) -> dict[str, str]:
         "warmup_steps": recipe.warmup_ratio or None,
         "weight_decay": recipe.weight_decay or None if not has_own else None,
         "max_grad_norm": recipe.max_grad_norm,
-        "bf16": _bf16(facts),
+        "bf16": "True" if _precision(facts) == "bf16" else None,
+        "tf32": "True" if _precision(facts) == "tf32" else None,
         "eval_strategy": '"epoch"',
         "save_strategy": '"epoch"',
         "save_total_limit": 1,
@@ -378,11 +379,9 @@ def _arguments(facts: ScriptFacts) -> dict[str, str]:
     return {"output_dir": "arguments.output", **shown}
 
 
-def _bf16(facts: ScriptFacts) -> str | None:
-    # Whatever the device: torch computes bf16 everywhere, if slowly where the hardware has none.
+def _precision(facts: ScriptFacts) -> str:
     setting = facts.job.config.training.precision
-    precision = facts.job.facts.precision if setting == "auto" else setting
-    return "True" if precision == "bf16" else None
+    return facts.job.facts.precision if setting == "auto" else setting
 
 
 def _patience(facts: ScriptFacts) -> int | None:

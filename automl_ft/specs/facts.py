@@ -80,7 +80,7 @@ class StudyFacts:
     versions: Mapping[str, str]
     """Versions of the packages that training depends on."""
     precision: str = "fp32"
-    """In which trials compute: `fp32` or `bf16`; what `training.precision: auto` came to."""
+    """In which trials compute: `fp32`, `tf32` or `bf16`; what `training.precision` came to."""
     validations_per_epoch: float = 2.0
     """What `training.validations_per_epoch` came to; a fraction 1/m is one validation in m epochs.
     Studies from before it could be `auto` had 2 unless they set it."""

@@ -7,7 +7,7 @@ it at every step, once, and kept for all trials that share it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
@@ -83,6 +83,8 @@ class ActivationSource:
     """From blocks, dtype and kind to what the array depends on."""
     maker: InputMaker
     """Makes the model's inputs."""
+    widths: dict[int, int] = field(default_factory=dict)
+    """By number of blocks the width of their activations, as far as this process knows."""
 
     def open(
         self, view: PackedModel | PaddedModel, num_blocks: int, *, is_frozen_above: bool
@@ -101,13 +103,12 @@ class ActivationSource:
         pooled = is_frozen_above and num_blocks == view.layer_map.num_layers
         dtype = str(view.model.dtype).removeprefix("torch.")
         num_rows = len(self.split) if pooled else self.split.num_tokens
-        rows = np.zeros(1, dtype=np.int64)
-        width = view.prefix(self.maker.make(rows), num_blocks).shape[1]  # type: ignore[arg-type]
 
         def fill(array: npt.NDArray[Any]) -> None:
             self._fill(as_tensor(array, dtype), view, num_blocks, pooled=pooled)
 
         kind = "pooled" if pooled else "tokens"
+        width = self._width(view, num_blocks)
         array = self.cache.open(self.key(num_blocks, dtype, kind), num_rows, width, fill)
         if array is None:
             return None
@@ -116,6 +117,13 @@ class ActivationSource:
             values = values.to(self.maker.device)
         offsets = None if pooled else np.asarray(self.split.offsets)
         return Activations(values=values, offsets=offsets, num_blocks=num_blocks)
+
+    def _width(self, view: PackedModel | PaddedModel, num_blocks: int) -> int:
+        if num_blocks not in self.widths:
+            inputs = self.maker.make(np.zeros(1, dtype=np.int64))
+            hidden = view.prefix(inputs, num_blocks)  # type: ignore[arg-type]
+            self.widths[num_blocks] = hidden.shape[1]
+        return self.widths[num_blocks]
 
     def _fill(
         self, values: Tensor, view: PackedModel | PaddedModel, num_blocks: int, *, pooled: bool

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from automl_ft.models.capabilities import Capabilities, find_capabilities
 from automl_ft.models.load import LoadedModel
@@ -20,6 +20,8 @@ class CheckpointAssets:
     """Which shortcuts the model allows."""
     vocabulary: Vocabulary | None
     """The tokens in use; None where its embedding stays whole."""
+    widths: dict[int, int] = field(default_factory=dict)
+    """By number of blocks the width of their activations, as far as it was asked for."""
 
 
 def assets_of(

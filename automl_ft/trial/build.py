@@ -206,6 +206,7 @@ class _Builder:
             micro_batch_size=recipe.batch_size,
             seed=self._spec.seed,
             stream=stream,
+            precision=study.precision,
         )
 
     def _memory(
@@ -270,11 +271,13 @@ class _Builder:
         return Forward(
             view=view,
             maker=maker,
-            source=self._source(split, maker) if is_cached else None,
+            source=self._source(split, maker, model.assets) if is_cached else None,
             deepest_prefix=capabilities.deepest_prefix,
         )
 
-    def _source(self, split: str, maker: InputMaker) -> ActivationSource | None:
+    def _source(
+        self, split: str, maker: InputMaker, assets: CheckpointAssets
+    ) -> ActivationSource | None:
         cache = self._study.cache
         if cache is None or not self._techniques.prefix_cache:
             return None
@@ -283,6 +286,7 @@ class _Builder:
             split=maker.split,
             key=partial(_key, self._opened, self._study, split),
             maker=maker,
+            widths=assets.widths,
         )
 
 

@@ -77,12 +77,12 @@ def compute_model(model: PreTrainedModel, plan: FreezingPlan, precision: str) ->
     Args:
         model: In fp32, on its device.
         plan: Says what may be trained.
-        precision: `fp32` or `bf16`.
+        precision: `fp32`, `tf32` or `bf16`.
 
     Returns:
         The pair.
     """
-    if precision == "fp32":
+    if precision != "bf16":
         return ComputeModel(model=model, master=model, pairs=())
     twin = copy.deepcopy(model).to(torch.bfloat16)  # type: ignore[arg-type]
     masters = dict(model.named_parameters())

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
 from automl_ft.errors import UsageError
 
-__all__ = ["describe_device", "pick_device", "resolve_precision"]
+__all__ = ["describe_device", "pick_device", "resolve_precision", "training_products"]
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -61,17 +62,47 @@ def resolve_precision(setting: str, device: torch.device) -> str:
     optimiser's weights and all reductions over rows stay fp32 in every case.
 
     Args:
-        setting: `auto`, `fp32` or `bf16`.
+        setting: `auto`, `fp32`, `tf32` or `bf16`.
         device: Where the trial runs.
 
     Returns:
-        `fp32` or `bf16`.
+        `fp32`, `tf32` or `bf16`.
+
+    Raises:
+        UsageError: The device has no such precision.
     """
+    if setting == "tf32" and device.type != "cuda":
+        raise UsageError(
+            f"training.precision: `tf32` is there on NVIDIA GPUs only, but trials run on"
+            f" `{device}`. Set it to fp32, bf16 or auto."
+        )
     if setting != "auto":
         return setting
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(False) else "fp32"
     return "bf16" if device.type == "cpu" and _has_fast_bf16() else "fp32"
+
+
+@contextmanager
+def training_products(precision: str, device: torch.device) -> Iterator[None]:
+    """Multiply fp32 matrices as a precision says while the block is open.
+
+    TF32 keeps fp32's range and 10 bits of its fraction in the factors; sums are fp32
+    (NVIDIA A100 white paper, 2020, "TensorFloat-32").
+
+    Args:
+        precision: `tf32` shortens the factors; the others leave torch as it is.
+        device: Where the trial runs.
+    """
+    if precision != "tf32" or device.type != "cuda":
+        yield
+        return
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def _has_fast_bf16() -> bool:

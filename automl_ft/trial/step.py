@@ -17,9 +17,11 @@ from torch import Tensor
 
 from automl_ft.data.augmentation import Augmentation
 from automl_ft.models.dropout import DropoutStream
+from automl_ft.models.packed import to_device
 from automl_ft.tasks.base import Loss
 from automl_ft.trial.compute import ComputeModel
 from automl_ft.trial.forward import Forward
+from automl_ft.trial.precision import training_products
 
 __all__ = ["StepRunner", "Stepper"]
 
@@ -66,6 +68,8 @@ class StepRunner:
     """The trial's seed."""
     stream: DropoutStream | None
     """Dropout masks; None where torch's own generator draws them."""
+    precision: str = "fp32"
+    """In which it computes."""
 
     def backward(self, rows: npt.NDArray[np.int64], epoch: int, step: int) -> Tensor:
         """Accumulate the gradients of a batch in the fp32 parameters.
@@ -89,7 +93,9 @@ class StepRunner:
         for start in range(0, len(rows), self.micro_batch_size):
             micro = rows[start : start + self.micro_batch_size]
             targets = self.forward.maker.labels(micro)
-            with self.forward.scores(micro, self.augmentation, (self.seed, epoch)) as logits:
+            scores = self.forward.scores(micro, self.augmentation, (self.seed, epoch))
+            products = training_products(self.precision, targets.device)
+            with products, scores as logits:
                 loss = self._loss(logits, targets, generator) / weight
                 loss.backward()  # type: ignore[no-untyped-call]
             self.compute.collect()
@@ -107,7 +113,7 @@ class StepRunner:
         if self.mixup == 0 or len(targets) < 2:
             return self.loss.total(logits, targets)
         share = float(generator.beta(self.mixup, self.mixup))
-        order = torch.from_numpy(generator.permutation(len(targets))).to(logits.device)
+        order = to_device(torch.from_numpy(generator.permutation(len(targets))), logits.device)
         mixed = share * logits + (1 - share) * logits[order]
         return share * self.loss.total(mixed, targets) + (1 - share) * self.loss.total(
             mixed, targets[order]

@@ -266,6 +266,7 @@ def test_fewer_validations_than_epochs_make_early_stopping_wait_longer(
         ("auto", "bf16", "bf16=True"),
         ("bf16", "bf16", "bf16=True"),
         ("fp32", "fp32", None),
+        ("tf32", "tf32", "tf32=True"),
     ],
 )
 def test_precision_is_that_of_the_trial(
@@ -279,7 +280,7 @@ def test_precision_is_that_of_the_trial(
         facts=dataclasses.replace(job.facts, precision=came_to),
     )
     text = script_text(script_facts(job, rebuild_model(job)))
-    assert ("bf16" in text) == (expected is not None)
+    assert ("bf16=" in text or "tf32=" in text) == (expected is not None)
     assert expected is None or f" {expected},\n" in text
 
 

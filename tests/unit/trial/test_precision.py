@@ -6,7 +6,12 @@ import pytest
 import torch
 
 from automl_ft.errors import UsageError
-from automl_ft.trial.precision import describe_device, pick_device, resolve_precision
+from automl_ft.trial.precision import (
+    describe_device,
+    pick_device,
+    resolve_precision,
+    training_products,
+)
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -86,3 +91,19 @@ def test_auto_is_bf16_on_a_cpu_that_multiplies_it_fast(
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_avx)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_amx)
     assert resolve_precision("auto", CPU) == expected
+
+
+def test_tf32_is_refused_where_there_is_none() -> None:
+    assert resolve_precision("tf32", CUDA) == "tf32"
+    with pytest.raises(UsageError, match="`tf32` is there on NVIDIA GPUs only.*`cpu`. Set it to"):
+        resolve_precision("tf32", CPU)
+
+
+def test_tf32_shortens_the_factors_of_training_only() -> None:
+    before = torch.backends.cuda.matmul.allow_tf32
+    with training_products("tf32", CUDA):
+        assert torch.backends.cuda.matmul.allow_tf32
+    assert torch.backends.cuda.matmul.allow_tf32 == before
+    for precision, device in (("fp32", CUDA), ("bf16", CUDA), ("fp32", CPU)):
+        with training_products(precision, device):
+            assert torch.backends.cuda.matmul.allow_tf32 == before
