@@ -125,7 +125,7 @@ class QuotaFolder:
         self._budget = budget_bytes
         self._is_tidy = False
 
-    def obtain(self, wanted: WantedEntry, fill: Callable[[Path], None]) -> Entry | None:
+    def obtain(self, wanted: WantedEntry, fill: Callable[[Path], None] | None) -> Entry | None:
         """Open an entry, which is made first where it is not there.
 
         Of several processes that want one entry at once, one makes it and the others wait. The
@@ -135,6 +135,7 @@ class QuotaFolder:
         Args:
             wanted: What the entry must be.
             fill: Writes the payload, in place. What it raises passes through, and leaves nothing.
+                None only looks.
 
         Returns:
             The open entry. None where there is no room: it alone is above the budget, or what is
@@ -150,7 +151,8 @@ class QuotaFolder:
                 self.trim()
             if not 0 < wanted.num_bytes <= self._budget - _OVERHEAD_BYTES:
                 return None
-            return self._open(wanted) or self._make_once(wanted, fill)
+            entry = self._open(wanted)
+            return entry if entry or fill is None else self._make_once(wanted, fill)
         except OSError as error:
             if error.errno in _NO_ENTRY:
                 return None

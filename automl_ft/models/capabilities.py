@@ -44,6 +44,8 @@ class Capabilities:
     """Whether its top block can be computed only where the head reads."""
     deepest_prefix: int
     """How many of its lowest blocks can be stood in for by stored activations; -1 for none."""
+    can_stack: bool
+    """Whether the heads of several trials can be trained together on stored states."""
     notes: tuple[str, ...]
     """One sentence for each shortcut that it does not allow."""
 
@@ -109,14 +111,16 @@ def find_capabilities(model: PreTrainedModel, layer_map: LayerMap) -> Capabiliti
     packed = trial.find_packed()
     has_read_block = packed is not None and trial.read_block_agrees(packed)
     deepest = trial.deepest_prefix(packed)
+    heads = trial.head_notes(packed, deepest)
     return Capabilities(
         padded=trial.padded,
         packed=packed,
         has_read_block=has_read_block,
         deepest_prefix=deepest,
+        can_stack=deepest == layer_map.num_layers and not heads,
         notes=(
             *_notes(type(model).__name__, packed, has_read_block, deepest, layer_map.num_layers),
-            *trial.head_notes(packed, deepest),
+            *heads,
         ),
     )
 

@@ -61,6 +61,20 @@ class FreezingPlan:
         # A share of 3/10 that arrives as 0.2999... belongs to the stage that starts at 3/10.
         return min(last, int(progress / self.unfreezing_pace * last + 1e-9))
 
+    def share(self, stage: int) -> float:
+        """Return how much of a trial a stage lasts.
+
+        Args:
+            stage: The stage, from 0.
+
+        Returns:
+            Fraction of the training examples, in [0, 1].
+        """
+        last = self.num_stages - 1
+        if last == 0:
+            return 1.0
+        return 1 - self.unfreezing_pace if stage == last else self.unfreezing_pace / last
+
     def trainable(self, stage: int) -> frozenset[str]:
         """Return the parameters that are trainable in a stage.
 

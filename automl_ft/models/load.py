@@ -40,6 +40,7 @@ from automl_ft.models.seeding import seeded_init
 __all__ = [
     "LoadedModel",
     "ResolvedCheckpoint",
+    "files_hash",
     "load_model",
     "load_tokenizer",
     "resolve",
@@ -48,6 +49,7 @@ __all__ = [
 
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
+_OTHER_FILES = ("*.json", "*.txt", "*.model", "*.py", "*.jinja")
 _OTHER_WEIGHTS = (
     "*.bin",
     "*.safetensors",
@@ -129,6 +131,19 @@ def weights_hash(resolved: ResolvedCheckpoint) -> str:
     """
     files = resolved.weight_files
     return sha256_file(files[0]) if len(files) == 1 else sha256_files(files)
+
+
+def files_hash(resolved: ResolvedCheckpoint) -> str:
+    """Return what identifies a checkpoint's other files: config, tokenizer, code.
+
+    Args:
+        resolved: The checkpoint.
+
+    Returns:
+        A SHA-256 over their names and contents, in hex.
+    """
+    found = {path for kind in _OTHER_FILES for path in resolved.folder.glob(kind)}
+    return sha256_files(sorted(path for path in found if path.name != _INDEX))
 
 
 def load_tokenizer(resolved: ResolvedCheckpoint, config: ModelConfig) -> PreTrainedTokenizerBase:

@@ -135,6 +135,9 @@ class PackedModel:
         arguments = {
             "input_ids": inputs.input_ids[None],
             "position_ids": inputs.packing.positions[None] + self.traits.position_offset,
+            # Without a mask transformers looks at the positions for rows that are packed, which a
+            # GPU would have to be waited for; what the mask says is up to packed attention.
+            "attention_mask": torch.ones_like(inputs.input_ids)[None],
         }
         if inputs.token_type_ids is not None:
             arguments["token_type_ids"] = inputs.token_type_ids[None]

@@ -32,6 +32,16 @@ class PaddedInputs:
 
     arguments: dict[str, Tensor]
     """What the model is called with, each (B, S), int64."""
+    token_places: Tensor | None = None
+    """Where tokens lie among all B * S places, (tokens,), int64; None where nobody said, and a GPU
+    must be waited for to find out."""
+
+    @property
+    def places(self) -> Tensor:
+        """Where tokens lie among all B * S places, (tokens,)."""
+        if self.token_places is not None:
+            return self.token_places
+        return self.valid.flatten().nonzero()[:, 0]
 
     @property
     def valid(self) -> Tensor:
@@ -82,7 +92,7 @@ class PaddedModel:
         elif num_blocks == self.layer_map.num_layers:
             yield self._scores_of_pooled(hidden)
         else:
-            states = self._padded(hidden, inputs.valid)
+            states = self._padded(hidden, inputs)
             with replaced_prefix(self.model, self.layer_map, num_blocks, states, self._skipped):
                 yield self.model(**inputs.arguments).logits
 
@@ -103,11 +113,12 @@ class PaddedModel:
             states = captured_output(self.model, self.layer_map, run)
             return self._at_read(self._rows_first(states), inputs)
         states = captured_prefix(self.model, self.layer_map, num_blocks, run)
-        return self._rows_first(states)[inputs.valid]
+        return self._rows_first(states).flatten(0, 1).index_select(0, inputs.places)
 
-    def _padded(self, hidden: Tensor, valid: Tensor) -> Tensor:
-        states = hidden.new_zeros((*valid.shape, hidden.shape[1]))
-        states[valid] = hidden
+    def _padded(self, hidden: Tensor, inputs: PaddedInputs) -> Tensor:
+        shape = inputs.arguments["attention_mask"].shape
+        states = hidden.new_zeros((shape.numel(), hidden.shape[1]))
+        states = states.index_copy(0, inputs.places, hidden).view(*shape, -1)
         return self._rows_first(states).contiguous()
 
     def _rows_first(self, states: Tensor) -> Tensor:

@@ -137,7 +137,7 @@ def find_vocabulary(
     # The first two stand for rows that are already computed (`models.classifier`).
     counts[:2] = True
     for ids in used:
-        counts[np.unique(ids)] = True
+        counts[ids] = True
     counts[[token for token in also if 0 <= token < len(counts)]] = True
     if counts.sum() > _WORTHWHILE * len(counts):
         return None

@@ -162,7 +162,17 @@ class Line:
         """Return what a trial must share with others of its group; None if it runs alone."""
         checkpoint = self._opened.folder.trial(trial.number) / LAST
         is_begun = bool(trial.intermediate_values) or checkpoint.exists()
-        return None if is_begun or trial.number in alone else stack_key(trial.hyperparameters)
+        if is_begun or trial.number in alone or not self._can_stack(trial):
+            return None
+        return stack_key(trial.hyperparameters)
+
+    def _can_stack(self, trial: TrialRecord) -> bool:
+        """Tell whether a group would be trained together, and not one by one in one worker."""
+        config, facts = self._opened.config, self._opened.facts
+        name = trial.hyperparameters.get("model") or config.model.checkpoint
+        known = {checkpoint.checkpoint: checkpoint for checkpoint in facts.checkpoints}
+        can_stack = name not in known or known[str(name)].can_stack
+        return can_stack and config.training.activation_cache_gib > 0
 
     def _adopted(self, trials: Sequence[TrialRecord]) -> Sequence[TrialRecord]:
         """Complete the trials that plain Optuna put in line, or fail them."""

@@ -145,6 +145,8 @@ def _model_differences(old: StudyFacts, new: StudyFacts) -> list[str]:
                 f"weights of {facts.checkpoint}: stored {facts.weights_hash[:12]},"
                 f" now {other.weights_hash[:12]}"
             )
+        if other is not None and facts.files_hash and other.files_hash != facts.files_hash:
+            lines.append(f"config, tokenizer or code of {facts.checkpoint}: changed since")
         if other is not None and other.max_length != facts.max_length:
             lines.append(
                 f"max_length of {facts.checkpoint}: stored {facts.max_length},"

@@ -63,6 +63,11 @@ class CheckpointFacts:
     batching: str = "packed"
     """`packed` or `bucketed`: how batches are laid out, chosen by measurement where the model
     allows both."""
+    files_hash: str = ""
+    """SHA-256 over its config, tokenizer and code (hex); empty in studies from before it was
+    kept."""
+    can_stack: bool = True
+    """Whether the heads of several head-only trials can be trained together."""
     fallbacks: tuple[str, ...] = ()
     """Sentences on shortcuts of the training engine that this model does not allow."""
 

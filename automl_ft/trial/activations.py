@@ -16,12 +16,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from automl_ft.data.batches import eval_batches
 from automl_ft.data.encoding import EncodedSplit
 from automl_ft.models.packed import to_device
 from automl_ft.models.packed_model import PackedInputs, PackedModel
 from automl_ft.models.padded_model import PaddedModel
 from automl_ft.trial.inputs import InputMaker, Inputs, token_indices
+from automl_ft.trial.memory import is_out_of_memory
 from automl_ft.trial.prefix_cache import CacheKey, PrefixCache, as_tensor
 
 __all__ = ["ActivationSource", "Activations", "cache_versions"]
@@ -87,7 +87,12 @@ class ActivationSource:
     """By number of blocks the width of their activations, as far as this process knows."""
 
     def open(
-        self, view: PackedModel | PaddedModel, num_blocks: int, *, is_frozen_above: bool
+        self,
+        view: PackedModel | PaddedModel,
+        num_blocks: int,
+        *,
+        is_frozen_above: bool,
+        may_fill: bool = True,
     ) -> Activations | None:
         """Return the activations at a boundary; compute them where they are not there yet.
 
@@ -96,20 +101,28 @@ class ActivationSource:
             num_blocks: Blocks below the boundary.
             is_frozen_above: Whether all blocks are frozen, so that the states that the head
                 reads will do.
+            may_fill: Whether they are computed if they are not there.
 
         Returns:
-            The activations; None where there is no room for them.
+            The activations; None where there is no room for them, on the disk or, while they are
+            computed, in memory.
         """
         pooled = is_frozen_above and num_blocks == view.layer_map.num_layers
         dtype = str(view.model.dtype).removeprefix("torch.")
         num_rows = len(self.split) if pooled else self.split.num_tokens
 
         def fill(array: npt.NDArray[Any]) -> None:
-            self._fill(as_tensor(array, dtype), view, num_blocks, pooled=pooled)
+            self._fill_in_eval(as_tensor(array, dtype), view, num_blocks, pooled=pooled)
 
         kind = "pooled" if pooled else "tokens"
         width = self._width(view, num_blocks)
-        array = self.cache.open(self.key(num_blocks, dtype, kind), num_rows, width, fill)
+        key = self.key(num_blocks, dtype, kind)
+        try:
+            array = self.cache.open(key, num_rows, width, fill if may_fill else None)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            array = None  # the trial goes on without, in the micro-batches that fit
         if array is None:
             return None
         values = as_tensor(array, dtype)
@@ -125,23 +138,46 @@ class ActivationSource:
             self.widths[num_blocks] = hidden.shape[1]
         return self.widths[num_blocks]
 
-    def _fill(
+    def _fill_in_eval(
         self, values: Tensor, view: PackedModel | PaddedModel, num_blocks: int, *, pooled: bool
     ) -> None:
         training = {module for module in view.model.modules() if module.training}
         view.model.eval()  # type: ignore[no-untyped-call]
-        for rows in eval_batches(self.split, _ROWS):
-            hidden = view.prefix(self.maker.make(rows), num_blocks)  # type: ignore[arg-type]
+        try:
+            self._fill(values, view, num_blocks, pooled=pooled)
+        finally:
+            for module in training:
+                module.training = True
+
+    def _fill(
+        self, values: Tensor, view: PackedModel | PaddedModel, num_blocks: int, *, pooled: bool
+    ) -> None:
+        """Compute all rows; where memory runs out, in half as many at once."""
+        size = _ROWS
+        order = np.argsort(-self.split.lengths, kind="stable")  # the longest batch comes first
+        start = 0
+        while start < len(order):
+            rows = order[start : start + size]
+            try:
+                hidden = view.prefix(self.maker.make(rows), num_blocks)  # type: ignore[arg-type]
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error) or size == 1:
+                    raise
+                size //= 2
+                continue
             places = rows if pooled else token_indices(self.split.offsets, rows)[0]
             values[torch.from_numpy(places)] = hidden[: len(places)].to(values.device)
-        for module in training:
-            module.training = True
+            start += size
 
 
-def cache_versions() -> str:
-    """Return the versions of what computes activations.
+def cache_versions(device: torch.device) -> str:
+    """Return what computes activations.
+
+    Args:
+        device: Where.
 
     Returns:
-        Names and versions.
+        Names and versions, and the kind of device.
     """
-    return " ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "automl-ft"))
+    names = ("torch", "transformers", "automl-ft")
+    return " ".join([*(f"{name} {version(name)}" for name in names), device.type])

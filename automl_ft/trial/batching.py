@@ -24,6 +24,7 @@ from automl_ft.models.packed_model import PackedModel
 from automl_ft.models.padded_model import PaddedModel
 from automl_ft.trial.compute import compute_model
 from automl_ft.trial.inputs import InputMaker
+from automl_ft.trial.memory import is_out_of_memory
 
 __all__ = ["BUCKETED", "PACKED", "choose_batching"]
 
@@ -63,6 +64,23 @@ def choose_batching(
     """
     if capabilities.packed is None:
         return BUCKETED
+    try:
+        return _measure(model, layer_map, capabilities, rows, precision)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return PACKED  # it takes less memory; trials find a micro-batch that fits
+    finally:
+        model.zero_grad(set_to_none=True)
+
+
+def _measure(
+    model: PreTrainedModel,
+    layer_map: LayerMap,
+    capabilities: Capabilities,
+    rows: tuple[EncodedSplit, Padding],
+    precision: str,
+) -> str:
     plan = FreezingPlan(layer_map=layer_map, strategy="none")
     compute = compute_model(model, plan, precision)
     compute.enter(plan, 0)
@@ -85,7 +103,6 @@ def choose_batching(
         is_clear = best[BUCKETED] > _NOT_CLOSE * best[PACKED]
         if is_clear or best[PACKED] < _HARDLY_MATTERS_SECONDS:
             break
-    model.zero_grad(set_to_none=True)
     is_slow = best[PACKED] >= _HARDLY_MATTERS_SECONDS
     return BUCKETED if is_slow and best[PACKED] > _CLEARLY * best[BUCKETED] else PACKED
 

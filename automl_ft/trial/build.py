@@ -23,7 +23,7 @@ from automl_ft.specs.trial import TrialSpec
 from automl_ft.trial.activations import ActivationSource, cache_versions
 from automl_ft.trial.assets import CheckpointAssets, assets_of
 from automl_ft.trial.batches import TrainingBatches
-from automl_ft.trial.batching import PACKED
+from automl_ft.trial.batching import BUCKETED, PACKED
 from automl_ft.trial.budget import memory_budget
 from automl_ft.trial.compute import ComputeModel, compute_model
 from automl_ft.trial.forward import Forward
@@ -80,6 +80,7 @@ class _Builder:
         self._techniques = techniques
         self._recipe = Recipe.of(spec.hyperparameters)
         self._opened = study.checkpoint(self._recipe.model)
+        self._precision = study.precision if techniques.bf16 else "fp32"
         config = study.config
         self._budget = memory_budget(study.device, config.workers, config.training.memory_gib)
 
@@ -89,9 +90,8 @@ class _Builder:
         training = study.config.training
         model = self._model()
         optimizer = self._optimizer(model)
-        precision = study.precision if self._techniques.bf16 else "fp32"
-        compute = compute_model(model.loaded.model, model.plan, precision)
-        batches = self._batches(is_bucketed=self._packed(model.assets.capabilities) is None)
+        compute = compute_model(model.loaded.model, model.plan, self._precision)
+        batches = self._batches()
         parameters = tuple(p for group in optimizer.param_groups for p in group["params"])
         seed_everything(spec.seed, study.device)
         stepper = self._stepper(model, compute)
@@ -178,12 +178,15 @@ class _Builder:
             ),
         )
 
-    def _batches(self, *, is_bucketed: bool) -> TrainingBatches:
+    def _batches(self) -> TrainingBatches:
+        # The study's facts decide, not what this process can do: all its trials see alike batches.
+        techniques = self._techniques
+        is_bucketed = self._opened.facts.batching == BUCKETED or not techniques.packed
         return TrainingBatches(
             split=self._opened.splits["train"],
             batch_size=self._recipe.batch_size,
             seed=self._spec.seed,
-            is_bucketed=is_bucketed and self._techniques.bucketed,
+            is_bucketed=is_bucketed and techniques.bucketed,
         )
 
     def _stepper(self, model: _Model, compute: ComputeModel) -> StepRunner:
@@ -206,7 +209,7 @@ class _Builder:
             micro_batch_size=recipe.batch_size,
             seed=self._spec.seed,
             stream=stream,
-            precision=study.precision,
+            precision=self._precision,
         )
 
     def _memory(
@@ -299,13 +302,13 @@ def _key(
     kind: str,
 ) -> CacheKey:
     return CacheKey(
-        weights_hash=opened.facts.weights_hash,
+        weights_hash=opened.facts.weights_hash + opened.facts.files_hash,
         split_fingerprint=study.facts.data.split_fingerprints[split],
         max_length=opened.facts.max_length,
         num_blocks=num_blocks,
         dtype=dtype,
         kind=kind,
-        versions=cache_versions(),
+        versions=cache_versions(study.device),
     )
 
 

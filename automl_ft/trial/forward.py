@@ -61,9 +61,9 @@ class Forward:
         num_blocks = min(frozen, self.deepest_prefix)
         is_frozen_above = frozen == plan.layer_map.num_layers
         pays = num_passes >= 1 or (is_frozen_above and num_blocks == frozen)
-        if num_blocks >= 1 and pays:
+        if num_blocks >= 1:
             self.activations = self.source.open(
-                self.view, num_blocks, is_frozen_above=is_frozen_above
+                self.view, num_blocks, is_frozen_above=is_frozen_above, may_fill=pays
             )
 
     @contextmanager

@@ -58,7 +58,8 @@ class InputMaker:
                 name: to_device(torch.from_numpy(array), self.device)
                 for name, array in arrays.items()
             }
-            return PaddedInputs(arguments=arguments)
+            places = torch.from_numpy(np.flatnonzero(arrays["attention_mask"]))
+            return PaddedInputs(arguments=arguments, token_places=to_device(places, self.device))
         tokens = self._tokens(rows) if augment is None else self._augmented(rows, augment)
         ids, types, lengths = tokens
         packing = self._pack(ids, lengths)

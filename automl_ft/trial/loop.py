@@ -186,7 +186,7 @@ def enter_stage(job: Job, state: TrainingState) -> None:
     if stage != state.stage or not job.compute.model.training:
         state.stage = stage
         job.compute.enter(job.plan, stage)
-    share = job.recipe.epochs / job.plan.num_stages
+    share = job.recipe.epochs * job.plan.share(stage)
     job.stepper.forward.enter(job.plan, stage, num_passes=share)
     per_epoch = max(1, len(job.validations(state.epoch)))
     job.validation.enter(job.plan, stage, num_passes=share * per_epoch)

@@ -85,7 +85,7 @@ def resolve_precision(setting: str, device: torch.device) -> str:
 
 @contextmanager
 def training_products(precision: str, device: torch.device) -> Iterator[None]:
-    """Multiply fp32 matrices as a precision says while the block is open.
+    """Multiply matrices as a precision says while the block is open; sums are fp32 in each.
 
     TF32 keeps fp32's range and 10 bits of its fraction in the factors; sums are fp32
     (NVIDIA A100 white paper, 2020, "TensorFloat-32").
@@ -94,15 +94,17 @@ def training_products(precision: str, device: torch.device) -> Iterator[None]:
         precision: `tf32` shortens the factors; the others leave torch as it is.
         device: Where the trial runs.
     """
-    if precision != "tf32" or device.type != "cuda":
+    if precision == "fp32" or device.type != "cuda":
         yield
         return
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = True
+    products = torch.backends.cuda.matmul
+    before = products.allow_tf32, products.allow_bf16_reduced_precision_reduction
+    products.allow_tf32 = precision == "tf32"
+    products.allow_bf16_reduced_precision_reduction = False
     try:
         yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
+        products.allow_tf32, products.allow_bf16_reduced_precision_reduction = before
 
 
 def _has_fast_bf16() -> bool:

@@ -40,7 +40,7 @@ class CacheKey:
     """Everything that cached activations depend on."""
 
     weights_hash: str
-    """SHA-256 of the checkpoint's weights."""
+    """SHA-256 of the checkpoint's weights, and of its config, tokenizer and code."""
     split_fingerprint: str
     """Fingerprint of the split's rows."""
     max_length: int
@@ -106,7 +106,7 @@ class PrefixCache:
         )
 
     def open(
-        self, key: CacheKey, num_rows: int, width: int, fill: Callable[[NDArray[Any]], None]
+        self, key: CacheKey, num_rows: int, width: int, fill: Callable[[NDArray[Any]], None] | None
     ) -> NDArray[Any] | None:
         """Map an array, which is computed first where it is not there.
 
@@ -118,7 +118,7 @@ class PrefixCache:
             num_rows: Its rows, 1 or more.
             width: Its columns, 1 or more.
             fill: Writes all of a zeroed array of that shape, in place; it may open arrays of
-                other keys. What it raises passes through, and leaves nothing.
+                other keys. What it raises passes through, and leaves nothing. None only looks.
 
         Returns:
             The array, read-only, shape (num_rows, width), float32, or uint16 that hold the bits
@@ -138,13 +138,14 @@ class PrefixCache:
         def write(payload: Path) -> None:
             nonlocal is_new
             is_new = True
+            assert fill is not None
             fill(np.memmap(payload, dtype=_STORED[key.dtype], mode="r+", shape=shape))
 
-        entry = self._store.obtain(_wanted(key, shape), write)
+        entry = self._store.obtain(_wanted(key, shape), None if fill is None else write)
         array = None if entry is None else self._map(key, shape, entry)
         self._num_misses += is_new
         self._num_hits += array is not None and not is_new
-        self._num_refused += array is None
+        self._num_refused += array is None and fill is not None
         return array
 
     def close(self) -> None:

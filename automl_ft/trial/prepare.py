@@ -27,10 +27,11 @@ from automl_ft.data.encoding import EncodedSplit, encode_to_fit
 from automl_ft.data.saved import load_saved_splits, save_splits
 from automl_ft.data.table import Splits
 from automl_ft.errors import DataError
-from automl_ft.models.capabilities import find_capabilities
+from automl_ft.models.capabilities import Capabilities, find_capabilities
 from automl_ft.models.load import (
     LoadedModel,
     ResolvedCheckpoint,
+    files_hash,
     load_tokenizer,
     resolve,
     weights_hash,
@@ -296,6 +297,8 @@ def _open_kept(
     """Return a checkpoint as the study kept it, if rows and weights are still the same."""
     if known is None or kept_in is None or weights_hash(resolved) != known.weights_hash:
         return None
+    if known.files_hash and files_hash(resolved) != known.files_hash:
+        return None
     splits = {}
     for name in _SPLITS:
         place, key = _encoded_place(kept_in, known, data, name)
@@ -319,11 +322,12 @@ def _open_fresh(
     validation = task.encode(rows.validation, tokenizer, max_length)
     splits = {"train": train, "validation": validation}
     padding = padding_of(tokenizer)
-    batching, fallbacks = _try_shortcuts(config, loaded, train, padding)
+    capabilities, batching = _try_shortcuts(config, loaded, train, padding)
     facts = CheckpointFacts(
         checkpoint=model.checkpoint,
         revision=resolved.revision,
         weights_hash=weights_hash(resolved),
+        files_hash=files_hash(resolved),
         architecture=resolved.model_type,
         num_layers=loaded.layer_map.num_layers,
         num_parameters=sum(p.numel() for p in loaded.model.parameters()),
@@ -331,7 +335,8 @@ def _open_fresh(
         num_truncated=splits["train"].num_truncated,
         num_tokens=splits["train"].num_tokens,
         batching=batching,
-        fallbacks=fallbacks,
+        can_stack=capabilities.can_stack,
+        fallbacks=capabilities.notes,
     )
     return OpenCheckpoint(
         config=model,
@@ -345,17 +350,17 @@ def _open_fresh(
 
 def _try_shortcuts(
     config: StudyConfig, loaded: LoadedModel, train: EncodedSplit, padding: Padding
-) -> tuple[str, tuple[str, ...]]:
-    """Return how batches are laid out, and which shortcuts the model does not allow."""
+) -> tuple[Capabilities, str]:
+    """Return which shortcuts the model allows, and how batches are laid out."""
     device = pick_device(config.device)
     precision = resolve_precision(config.training.precision, device)
     model = loaded.model.to(device)  # type: ignore[arg-type]  # transformers wraps `to`
     capabilities = find_capabilities(model, loaded.layer_map)
     batching = config.training.batching
-    if batching == "auto":
+    if batching == "auto" or capabilities.packed is None:
         rows = train, padding
         batching = choose_batching(model, loaded.layer_map, capabilities, rows, precision)
-    return batching, capabilities.notes
+    return capabilities, batching
 
 
 def _validations_per_epoch(
@@ -443,6 +448,7 @@ def _encoded_place(
             data.split_fingerprints[split],
             checkpoint.weights_hash,
             str(checkpoint.max_length),
+            *([checkpoint.files_hash] if checkpoint.files_hash else []),
         )
     )
     return place, key

@@ -27,6 +27,8 @@ def seed_everything(seed: int, device: torch.device) -> None:
         # https://docs.nvidia.com/cuda/cublas/index.html#results-reproducibility
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
+        # It would also fill every tensor that is yet to be written.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def random_states(device: torch.device) -> dict[str, Any]:

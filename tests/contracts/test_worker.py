@@ -59,7 +59,7 @@ class Bench:
     def start(self, index, events=None):
         events = self.events if events is None else events
         if self.kind == "scripted":
-            script = Script(validations_per_epoch=4)
+            script = Script(validations_per_epoch=4, is_stacked=False)
             return ScriptedWorker(index, events, script)
         return ProcessWorker(index, events)
 

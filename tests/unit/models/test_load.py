@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib.util
 import json
@@ -14,7 +15,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from automl_ft.config.study import ModelConfig
 from automl_ft.errors import ModelError
-from automl_ft.models.load import load_model, load_tokenizer, resolve, weights_hash
+from automl_ft.models.load import files_hash, load_model, load_tokenizer, resolve, weights_hash
 
 LABELS = ("negative", "neutral", "positive")
 TEXTS = ["w10 w11 w12 w13 w14 w15 w16", "w20 w21 w22", "w30"]
@@ -364,3 +365,16 @@ def test_a_broken_tokenizer_is_refused(copy):
     (folder / "tokenizer.json").write_text("{}")
     with pytest.raises(ModelError, match=r"tokenizer of the model .* cannot be read"):
         load_tokenizer(*resolve_folder(folder))
+
+
+def test_files_hash_tells_config_and_tokenizer_apart_but_not_weights(resolved, tmp_path):
+    checkpoint, _ = resolved("bert")
+    copy = tmp_path / "copy"
+    shutil.copytree(checkpoint.folder, copy)
+    moved = dataclasses.replace(checkpoint, folder=copy)
+    before = files_hash(checkpoint)
+    assert files_hash(moved) == before
+    (copy / "model.safetensors").write_bytes(b"other")
+    assert files_hash(moved) == before
+    (copy / "tokenizer_config.json").write_text("{}", encoding="utf-8")
+    assert files_hash(moved) != before

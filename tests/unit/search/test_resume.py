@@ -214,3 +214,16 @@ def test_other_validations_are_listed_with_the_setting_to_go_on_with(record, sto
     config = changed(record.config, "training.validations_per_epoch", 2)
     (line,) = differences(with_validations(record, *stored), config, record.facts)
     assert said in line
+
+
+@pytest.mark.parametrize(("stored", "is_refused"), [("", False), ("cd" * 32, True)])
+def test_a_changed_config_or_tokenizer_is_listed(record, stored, is_refused):
+    def with_hash(facts, value):
+        (checkpoint,) = facts.checkpoints
+        checkpoints = (dataclasses.replace(checkpoint, files_hash=value),)
+        return dataclasses.replace(facts, checkpoints=checkpoints)
+
+    before = dataclasses.replace(record, facts=with_hash(record.facts, stored))
+    found = differences(before, record.config, with_hash(record.facts, "ef" * 32))
+    assert len(found) == is_refused
+    assert not found or found[0].startswith("config, tokenizer or code of ")

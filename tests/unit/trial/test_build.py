@@ -167,7 +167,7 @@ def fail(*args: Any, **kwargs: Any) -> None:
 
 
 @pytest.mark.parametrize("recipe", [{}, {"freezing": "head_only"}], ids=["none", "head_only"])
-def test_a_packed_path_that_fails_gives_way_to_bucketed_batches(
+def test_a_packed_path_that_fails_gives_way_to_padding_of_the_same_batches(
     recipe: dict[str, Any],
     fresh: PreparedStudy,
     run: Any,
@@ -175,18 +175,13 @@ def test_a_packed_path_that_fails_gives_way_to_bucketed_batches(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    (name,) = fresh.checkpoints
-    opened = fresh.checkpoint(None)
-    facts = dataclasses.replace(opened.facts, batching="bucketed")
-    wanted = dataclasses.replace(
-        fresh, assets={}, checkpoints={name: dataclasses.replace(opened, facts=facts)}
-    )
-    bucketed = losses(wanted, run, script, tmp_path / "bucketed", **recipe)
+    wanted = dataclasses.replace(fresh, assets={})
+    packed = losses(wanted, run, script, tmp_path / "packed", **recipe)
     monkeypatch.setattr(PackedModel, "scores", fail)
     found = losses(fresh, run, script, tmp_path / "broken", **recipe)
     (assets,) = fresh.assets.values()
     assert assets.capabilities.packed is None
-    assert found == pytest.approx(bucketed, abs=1e-4)
+    assert found == pytest.approx(packed, abs=1e-4)
 
 
 def test_a_prefix_that_fails_is_not_stored(

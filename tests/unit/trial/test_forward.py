@@ -29,8 +29,14 @@ class Source:
 
     def __init__(self) -> None:
         self.asked: list[tuple[int, bool]] = []
+        self.looked_for: list[int] = []
 
-    def open(self, view: Any, num_blocks: int, *, is_frozen_above: bool) -> Activations:
+    def open(
+        self, view: Any, num_blocks: int, *, is_frozen_above: bool, may_fill: bool
+    ) -> Activations | None:
+        if not may_fill:
+            self.looked_for.append(num_blocks)
+            return None
         self.asked.append((num_blocks, is_frozen_above))
         return Activations(values=None, offsets=None, num_blocks=num_blocks)  # type: ignore[arg-type]
 

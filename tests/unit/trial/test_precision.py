@@ -95,7 +95,7 @@ def test_auto_is_bf16_on_a_cpu_that_multiplies_it_fast(
 
 def test_tf32_is_refused_where_there_is_none() -> None:
     assert resolve_precision("tf32", CUDA) == "tf32"
-    with pytest.raises(UsageError, match="`tf32` is there on NVIDIA GPUs only.*`cpu`. Set it to"):
+    with pytest.raises(UsageError, match=r"`tf32` is there on NVIDIA GPUs only.*`cpu`. Set it to"):
         resolve_precision("tf32", CPU)
 
 
