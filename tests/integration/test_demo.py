@@ -46,6 +46,8 @@ learning_rate:
 SEARCH = (
     *("search", "demo", "--space", "seconds.yaml", "--pruner", "none", "--timeout", "10m"),
     *("--set", f"training.validations_per_epoch={VALIDATIONS}", "--set", "data.max_length=16"),
+    # From the cache the trials would share one run and be over before Ctrl-C.
+    *("--set", "training.activation_cache_gib=0"),
 )
 
 
