@@ -68,7 +68,7 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
     (BudgetConfig, {"timeout_seconds": math.nan}, "such as 30m."),
     (BudgetConfig, {"patience": 0}, "`0` is not accepted; accepted is 1 or more."),
     (BudgetConfig, {"min_improvement": -0.1}, "`-0.1` is not accepted; accepted is 0 or more."),
-    (TrainingConfig, {"precision": "fp16"}, "accepted: auto, fp32, bf16."),
+    (TrainingConfig, {"precision": "fp16"}, "accepted: auto, fp32, tf32, bf16."),
     (TrainingConfig, {"micro_batch_size": 0}, "`0` is not accepted; accepted is 1 or more."),
     (
         TrainingConfig,
