@@ -75,6 +75,8 @@ def run(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 def start(home: Path, *words: str) -> subprocess.Popen[str]:
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    # A shell that runs the tests in the background has them ignore Ctrl-C, and all they start.
+    streams["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
     return subprocess.Popen([*COMMAND, *words], **streams, **place(home))
 
 
