@@ -85,7 +85,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.set_defaults(model=None)
     add = parser.add_argument
-    add("--data-set", nargs="+", default=["sst2"], help="r8, sst2, trec6, or another folder")
+    add("--data-set", nargs="+", default=["r8"], help="r8, sst2, trec6, or another folder")
     add("--workers", type=int, nargs="+", default=[1, 2], help="our worker processes, each in turn")
     add("--eval-batch-size", type=int, default=64, help="of the other side")
     for flag in ("--trainer-bf16", "--trainer-group-by-length"):

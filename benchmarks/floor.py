@@ -107,7 +107,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         The options.
     """
     parser = make_parser(__doc__)
-    parser.add_argument("--data-set", default="sst2", help="r8, sst2, trec6, or another folder")
+    parser.add_argument("--data-set", default="r8", help="r8, sst2, trec6, or another folder")
     parser.add_argument(
         "--call-seconds", type=float, default=1.0, help="how long each product is repeated"
     )

@@ -99,7 +99,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """
     parser = make_parser(__doc__)
     parser.set_defaults(train_rows=480, validation_rows=160, epochs=1)
-    parser.add_argument("--data-set", default="sst2", help="r8, sst2, trec6, or another folder")
+    parser.add_argument("--data-set", default="r8", help="r8, sst2, trec6, or another folder")
     parser.add_argument("--part", nargs="+", choices=PARTS, default=PARTS, help="what is trained")
     return parser.parse_args(arguments)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Mapping
 
 import torch
 from transformers import get_scheduler
@@ -48,13 +50,14 @@ def build_schedule(
     return schedule
 
 
+@functools.lru_cache(maxsize=64)  # the loop asks at every step
 def validation_steps(
     num_examples: int,
     batch_size: int,
     validations_per_epoch: float,
     epoch: int = 0,
     epochs: int = 1,
-) -> dict[int, int]:
+) -> Mapping[int, int]:
     """Say after which batches of an epoch the model is validated.
 
     The axis is examples seen, in equal parts of an epoch, the same for every batch size: a
