@@ -19,8 +19,9 @@ from automl_ft.models.dropout import DropoutStream
 from automl_ft.models.head_chain import find_head_chain
 from automl_ft.models.last_block import ReadBlock, read_block
 from automl_ft.models.layer_map import LayerMap
-from automl_ft.models.packed import pack, use_packed_attention
+from automl_ft.models.packed import use_packed_attention
 from automl_ft.models.packed_model import PackedInputs, PackedModel, PackedTraits
+from automl_ft.models.packing import pack
 from automl_ft.models.padded_model import PaddedInputs, PaddedModel, PaddedTraits
 
 __all__ = ["Capabilities", "find_capabilities"]

@@ -13,7 +13,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from automl_ft.models.packed import Packing, attend
+from automl_ft.models.packed import attend
+from automl_ft.models.packing import Packing
 
 __all__ = ["ReadBlock", "read_block"]
 
@@ -56,7 +57,7 @@ class ReadBlock:
             query,
             key,
             value,
-            packing.bias(is_causal=False, window=None, dtype=query.dtype),
+            packing.whole.bias(is_causal=False, window=None, dtype=query.dtype),
             scaling=query.shape[3] ** -0.5,
             dropout=float(getattr(self.attention_dropout, "p", 0.0)) if is_training else 0.0,
         )

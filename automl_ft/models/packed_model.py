@@ -20,7 +20,8 @@ from automl_ft.models.classifier import at_positions, head_logits, one_token_eac
 from automl_ft.models.dropout import DropoutStream
 from automl_ft.models.last_block import ReadBlock
 from automl_ft.models.layer_map import LayerMap
-from automl_ft.models.packed import Packing, attention_over
+from automl_ft.models.packed import attention_over
+from automl_ft.models.packing import Packing
 from automl_ft.models.prefix import (
     boundary_input,
     captured_output,
@@ -178,7 +179,7 @@ class PackedModel:
         if self.traits.reads != "all":
             return head_logits(self.model, output, self._one_each(packing.num_rows))
         ids = packing.pad(inputs.input_ids[:, None])[:, :, 0]
-        mask = packing.valid.to(torch.int64)
+        mask = packing.whole.valid.to(torch.int64)
         return head_logits(self.model, output, {"input_ids": ids, "attention_mask": mask})
 
     def _scores_of_pooled(self, pooled: Tensor) -> Tensor:

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from automl_ft.data.encoding import EncodedSplit
-from automl_ft.models.packed import to_device
 from automl_ft.models.packed_model import PackedInputs, PackedModel
+from automl_ft.models.packing import to_device
 from automl_ft.models.padded_model import PaddedModel
 from automl_ft.trial.inputs import InputMaker, Inputs, token_indices
 from automl_ft.trial.memory import is_out_of_memory

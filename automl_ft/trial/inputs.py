@@ -13,8 +13,8 @@ from torch import Tensor
 
 from automl_ft.data.batches import Padding, collate
 from automl_ft.data.encoding import EncodedRow, EncodedSplit
-from automl_ft.models.packed import Packing, pack, to_device
 from automl_ft.models.packed_model import PackedInputs
+from automl_ft.models.packing import Packing, pack, to_device
 from automl_ft.models.padded_model import PaddedInputs
 from automl_ft.models.vocabulary import Vocabulary
 

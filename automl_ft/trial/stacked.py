@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from automl_ft.errors import DiskError
-from automl_ft.models.packed import to_device
+from automl_ft.models.packing import to_device
 from automl_ft.specs.trial import Outcome, TrialResult
 from automl_ft.trial.heads import HeadGroup, HeadTrial
 from automl_ft.trial.loop import after_step, is_finished

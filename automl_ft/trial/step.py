@@ -17,7 +17,7 @@ from torch import Tensor
 
 from automl_ft.data.augmentation import Augmentation
 from automl_ft.models.dropout import DropoutStream
-from automl_ft.models.packed import to_device
+from automl_ft.models.packing import to_device
 from automl_ft.tasks.base import Loss
 from automl_ft.trial.compute import ComputeModel
 from automl_ft.trial.forward import Forward

@@ -24,8 +24,8 @@ from transformers import (
 from automl_ft.config.study import ModelConfig
 from automl_ft.models.capabilities import Capabilities, find_capabilities
 from automl_ft.models.load import LoadedModel, ResolvedCheckpoint, load_model, resolve
-from automl_ft.models.packed import pack
 from automl_ft.models.packed_model import PackedInputs, PackedModel
+from automl_ft.models.packing import pack
 from automl_ft.models.padded_model import PaddedModel
 
 LABELS = ("negative", "neutral", "positive")

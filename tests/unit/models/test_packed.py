@@ -13,17 +13,15 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from automl_ft.models.dropout import DropoutStream
 from automl_ft.models.packed import (
     IMPLEMENTATION,
-    Packing,
     attend,
     attention_over,
-    pack,
-    to_device,
     use_packed_attention,
 )
+from automl_ft.models.packing import Packing, pack, to_device
 
 CPU = torch.device("cpu")
 HEADS, WIDTH = 2, 4
-LENGTHS = ([3, 1, 6], [1], [1, 1, 1], [7], [5, 5], [33, 2, 31])
+LENGTHS = ([3, 1, 6], [1], [1, 1, 1], [7], [5, 5], [33, 2, 31], [3, 70, 2, 1, 71, 4])
 CLOSE = {"atol": 2e-6, "rtol": 2e-6}
 """fp32 sums of at most a few hundred numbers of about one, in another order."""
 
@@ -91,12 +89,12 @@ def test_the_layout_says_where_tokens_lie(lengths: list[int]):
     begins = [sum(lengths[:row]) for row in range(len(lengths))]
     assert found.num_tokens >= sum(lengths)
     assert found.num_tokens % 32 == 0
-    assert found.longest >= max(lengths)
+    assert found.whole.longest >= max(lengths)
     assert found.positions[: sum(lengths)].tolist() == positions
     assert not found.positions[sum(lengths) :].any()
     assert found.starts.tolist() == begins
     assert found.ends.tolist() == [b + n - 1 for b, n in zip(begins, lengths, strict=True)]
-    assert found.valid.sum(1).tolist() == lengths
+    assert found.whole.valid.sum(1).tolist() == lengths
 
 
 @pytest.mark.parametrize("lengths", LENGTHS)
@@ -104,12 +102,12 @@ def test_padding_and_back_leaves_tokens_as_they_were(lengths: list[int]):
     packing = packed(lengths)
     tokens = torch.randn(packing.num_tokens, 3)
     padded = packing.pad(tokens)
-    assert padded.shape == (len(lengths), packing.longest, 3)
+    assert padded.shape == (len(lengths), packing.whole.longest, 3)
     begin = 0
     for row, length in enumerate(lengths):
         assert torch.equal(padded[row, :length], tokens[begin : begin + length])
         begin += length
-    assert torch.equal(packing.unpad(padded)[:begin], tokens[:begin])
+    assert torch.equal(packing.gather(list(packing.spread(tokens)))[:begin], tokens[:begin])
 
 
 @pytest.mark.parametrize("lengths", LENGTHS)
@@ -197,7 +195,9 @@ def test_dropout_drops_weights_at_its_rate_and_scales_the_others(has_stream: boo
     rows, length = 40, 32
     query, value = torch.zeros(rows, 1, length, length), torch.eye(length).expand(rows, 1, -1, -1)
     with attention_over(packed([1]), DropoutStream(5) if has_stream else None):
-        found = attend(query, query, value, torch.zeros(1), scaling=1.0, dropout=p) * length
+        found = (
+            attend(query, query, value, torch.zeros(1, 1, 1, 1), scaling=1.0, dropout=p) * length
+        )
     kept = found[found != 0]
     torch.testing.assert_close(kept, torch.full_like(kept, 1 / (1 - p)), atol=1e-4, rtol=1e-4)
     count = found.numel()
@@ -225,8 +225,9 @@ def test_dropout_in_the_model_follows_its_attention_layers(fast, pack_rows):
             if hasattr(module, "query"):
                 module.dropout.p = 0.0
     packing = inputs.packing
-    whole = (packing.num_rows, 4, packing.longest, packing.longest)
-    read = (packing.num_rows, 4, 1, packing.longest)
+    heads = packing.num_rows * 4
+    whole = (heads, packing.whole.longest, packing.whole.longest)
+    read = (heads, 1, packing.whole.longest)
     assert drawn == [(whole, 0.25), (whole, 0.25), (read, 0.25)]
 
 
@@ -259,9 +260,9 @@ def test_packings_may_be_nested():
 
 def test_biases_are_made_once_for_each_kind():
     packing = packed([3, 5])
-    first = packing.bias(is_causal=True, window=None, dtype=torch.float32)
-    assert packing.bias(is_causal=True, window=None, dtype=torch.float32) is first
-    other = packing.bias(is_causal=True, window=None, dtype=torch.bfloat16)
+    first = packing.whole.bias(is_causal=True, window=None, dtype=torch.float32)
+    assert packing.whole.bias(is_causal=True, window=None, dtype=torch.float32) is first
+    other = packing.whole.bias(is_causal=True, window=None, dtype=torch.bfloat16)
     assert other.dtype == torch.bfloat16
 
 

@@ -7,8 +7,8 @@ import torch
 
 from automl_ft.models.capabilities import find_capabilities
 from automl_ft.models.dropout import DropoutStream, use_stream
-from automl_ft.models.packed import pack
 from automl_ft.models.packed_model import PackedInputs
+from automl_ft.models.packing import pack
 
 PACKED = (
     "bert", "distilbert", "roberta", "xlm-roberta", "albert", "electra", "gpt2", "llama", "opt",

@@ -60,7 +60,7 @@ def test_packed_rows_lie_end_to_end_and_are_filled_up_with_zeros(rows: list[int]
     assert not inputs.input_ids[count:].any()
     assert not inputs.token_type_ids[count:].any()
     assert len(inputs.input_ids) == len(inputs.token_type_ids) == inputs.packing.num_tokens
-    assert inputs.packing.valid.sum(1).tolist() == [len(ROWS[row]) for row in rows]
+    assert inputs.packing.whole.valid.sum(1).tolist() == [len(ROWS[row]) for row in rows]
 
 
 def test_there_are_no_types_where_rows_have_none() -> None:
@@ -96,7 +96,7 @@ def test_augmented_rows_come_with_their_own_lengths(is_packed: bool) -> None:
     if is_packed:
         assert inputs.input_ids[:6].tolist() == [4, 3, 2, 5, 6, 7]
         assert inputs.token_type_ids[:6].tolist() == [0, 1, 0, 1, 0, 1]
-        assert inputs.packing.valid.sum(1).tolist() == [3, 3]
+        assert inputs.packing.whole.valid.sum(1).tolist() == [3, 3]
     else:
         assert inputs.arguments["input_ids"].tolist() == [[4, 3, 2], [5, 6, 7]]
 

@@ -1,0 +1,81 @@
+"""Rows of similar length are laid out together, at the least cost for attention."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from automl_ft.models import packing
+from automl_ft.models.packing import Packing, pack
+
+CPU = torch.device("cpu")
+MANY = [5, 60, 61, 4, 7, 200, 6, 64, 3, 59, 201, 8]
+"""Lengths that fall into three heaps."""
+
+
+def packed(lengths: list[int]) -> Packing:
+    return pack(np.asarray(lengths), CPU)
+
+
+def cost(lengths: list[int], ends: tuple[int, ...]) -> int:
+    """What attention costs if the sorted rows are cut at some places."""
+    ordered, total = sorted(lengths), 0
+    for begin, end in itertools.pairwise((0, *ends, len(lengths))):
+        longest = -(-ordered[end - 1] // 8) * 8
+        total += (end - begin) * longest**2 + packing._GROUP_COSTS
+    return total
+
+
+def test_rows_of_similar_length_are_padded_together():
+    found = [(group.num_rows, group.longest) for group in packed(MANY).groups]
+    assert found == [(6, 8), (4, 64), (2, 208)]
+
+
+def test_rows_of_one_length_stay_as_they_are():
+    found = packed([7, 5, 8, 6])
+    assert found.groups == (found.whole,)
+    assert found.places_from is found.padded_from
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_other_division_costs_less(seed: int):
+    lengths = np.random.default_rng(seed).integers(1, 120, 7).tolist()
+    found = packed(lengths)
+    cheapest = min(
+        cost(lengths, ends)
+        for count in range(len(lengths))
+        for ends in itertools.combinations(range(1, len(lengths)), count)
+    )
+    price = sum(group.num_rows * group.longest**2 for group in found.groups)
+    assert price + len(found.groups) * packing._GROUP_COSTS == cheapest
+
+
+@pytest.mark.parametrize("lengths", [MANY, [1], [300, 1], list(range(1, 90, 3))])
+def test_every_row_finds_its_tokens_in_one_group_and_back(lengths: list[int]):
+    found = packed(lengths)
+    tokens = torch.arange(float(found.num_tokens))[:, None]
+    rows = np.split(np.arange(sum(lengths)), np.cumsum(lengths)[:-1])
+    seen = []
+    for group, part in zip(found.groups, found.spread(tokens), strict=True):
+        assert part.shape == (group.num_rows, group.longest, 1)
+        for places, valid in zip(part[:, :, 0], group.valid, strict=True):
+            seen.append(places[valid].tolist())
+    assert sorted(seen) == [row.tolist() for row in rows]
+    back = found.gather(list(found.spread(tokens)))
+    assert torch.equal(back[: sum(lengths)], tokens[: sum(lengths)])
+
+
+def test_gradients_come_back_to_the_tokens_that_they_are_of():
+    found = packed(MANY)
+    tokens = torch.randn(found.num_tokens, 2, requires_grad=True)
+    weights = torch.randn(found.num_tokens, 2)
+    (found.gather(list(found.spread(tokens)))[: sum(MANY)] * weights[: sum(MANY)]).sum().backward()
+    assert torch.equal(tokens.grad[: sum(MANY)], weights[: sum(MANY)])
+
+
+def test_other_devices_than_a_cpu_get_one_group():
+    found = pack(np.asarray(MANY), torch.device("meta"))
+    assert found.groups == (found.whole,)
