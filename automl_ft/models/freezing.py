@@ -103,12 +103,12 @@ class FreezingPlan:
 
         Returns:
             The number of bottom blocks that are frozen together with everything below them; 0 if
-            that is the embeddings only, None if not even they are.
+            that is the embeddings only, None if not even they are. Fewer where blocks run in turns.
         """
         frozen = self._frozen_parts(stage)
         if frozen == 0 or not self.layer_map.has_pretrained_embeddings:
             return None
-        return min(frozen - 1, self.layer_map.num_layers)
+        return max(depth for depth in self.layer_map.boundaries if depth < frozen)
 
     def apply(self, model: PreTrainedModel, stage: int) -> None:
         """Set which parameters get a gradient, in place; drop the gradients of frozen ones.

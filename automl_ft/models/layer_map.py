@@ -7,7 +7,8 @@ architectures. What follows from the parts (what is frozen, which rate each has)
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -46,6 +47,10 @@ class LayerMap:
     stands for its own training flag only."""
     block_modules: tuple[str, ...]
     """The module of each block, bottom first."""
+    boundaries: frozenset[int]
+    """Depths at which the blocks below have run for good before the one above begins. Blocks that
+    share weights may run in turns (ALBERT with an `inner_group_num` above 1), and then nothing
+    between them depends on the lower one alone."""
     constants: frozenset[str]
     """Parameters that the architecture itself never trains (fixed sinusoids)."""
     has_pretrained_embeddings: bool
@@ -83,9 +88,10 @@ def map_layers(model: PreTrainedModel, newly_initialised: Iterable[str] = ()) ->
     """
     base_name = _base_name(model)
     blocks = _find_blocks(model, base_name)
-    order, level_of = _run_order(model, base_name, blocks)
+    order, level_of, boundaries = _run_order(model, base_name, blocks)
     levels = {name: _level(name, base_name, order, level_of) for name, _ in model.named_modules()}
-    return _assemble(model, levels, order, frozenset(newly_initialised))
+    found = _assemble(model, levels, order, frozenset(newly_initialised))
+    return LayerMap(**found, block_modules=tuple(order), boundaries=boundaries)
 
 
 def _refuse(model: PreTrainedModel, problem: str) -> ModelError:
@@ -157,8 +163,8 @@ def _is_inside(name: str, modules: Iterable[str]) -> bool:
 
 def _run_order(
     model: PreTrainedModel, base_name: str, blocks: list[str]
-) -> tuple[list[str], dict[str, int]]:
-    """Return the blocks in the order in which they run, and when other modules run first.
+) -> tuple[list[str], dict[str, int], frozenset[int]]:
+    """Return the blocks in the order in which they run, when other modules run first, boundaries.
 
     A module's time is 0 before the first block, k above the k-th block of the order, and one more
     than the number of blocks after the last run of any block.
@@ -177,7 +183,16 @@ def _run_order(
             level_of.setdefault(name, len(order) + 1)
         else:
             level_of.setdefault(name, order.index(runs[num_runs - 1]) + 1 if num_runs else 0)
-    return order, level_of
+    return order, level_of, _boundaries([order.index(name) for name in runs])
+
+
+def _boundaries(runs: Sequence[int]) -> frozenset[int]:
+    """Return the depths that no run of a block below follows one of a block above."""
+    cuts = range(len(runs) + 1)
+    depths = {max(runs[:cut], default=-1) + 1: cut for cut in cuts}
+    return frozenset(
+        depth for depth, cut in depths.items() if all(block >= depth for block in runs[cut:])
+    )
 
 
 def _trace(model: PreTrainedModel, base_name: str, blocks: list[str]) -> list[str]:
@@ -211,18 +226,27 @@ def _run_once(model: PreTrainedModel) -> None:
     padding = getattr(config, "pad_token_id", None)
     tokens = list(islice((token for token in vocabulary if token != padding), _TRACE_TOKENS))
     input_ids = torch.tensor([tokens], device=model.device)
-    training = {module for module in model.modules() if module.training}
-    model.eval()  # type: ignore[no-untyped-call]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _as_it_was(model):
+            model.eval()  # type: ignore[no-untyped-call]
             model(input_ids=input_ids, attention_mask=torch.ones_like(input_ids))
     except Exception as error:
         raise _refuse(
             model, f"it does not run on a row of {len(tokens)} tokens ({error})."
         ) from error
+
+
+@contextmanager
+def _as_it_was(model: nn.Module) -> Iterator[None]:
+    """Put back what a model changes in itself: BigBird gives up sparse attention on a short row."""
+    before = [(part, dict(part.__dict__), dict(part._modules)) for part in model.modules()]
+    try:
+        yield
     finally:
-        for module in training:
-            module.training = True
+        for part, attributes, children in before:
+            part.__dict__.update(attributes)
+            part._modules.clear()
+            part._modules.update(children)
 
 
 def _level(name: str, base_name: str, order: list[str], level_of: dict[str, int]) -> int:
@@ -239,7 +263,8 @@ def _level(name: str, base_name: str, order: list[str], level_of: dict[str, int]
 
 def _assemble(
     model: PreTrainedModel, levels: dict[str, int], order: list[str], new: frozenset[str]
-) -> LayerMap:
+) -> dict[str, Any]:
+    """Return the fields of a layer map that are made of parts."""
     head = len(order) + 2
     level_of = {name: levels[name.rpartition(".")[0]] for name, _ in model.named_parameters()}
     new = new & level_of.keys()
@@ -256,16 +281,15 @@ def _assemble(
     modules: list[list[str]] = [[] for _ in range(head + 1)]
     for name, module in model.named_modules():
         modules[head if _is_new(name, module, new) else levels[name]].append(name)
-    return LayerMap(
-        embeddings=tuple(parts[0]),
-        blocks=tuple(tuple(part) for part in parts[1:-2]),
-        after=tuple(parts[-2]),
-        head=tuple(parts[-1]),
-        modules=tuple(tuple(part) for part in modules),
-        block_modules=tuple(order),
-        constants=frozenset(n for n, p in model.named_parameters() if not p.requires_grad),
-        has_pretrained_embeddings=not any(level_of[name] == 0 for name in new),
-    )
+    return {
+        "embeddings": tuple(parts[0]),
+        "blocks": tuple(tuple(part) for part in parts[1:-2]),
+        "after": tuple(parts[-2]),
+        "head": tuple(parts[-1]),
+        "modules": tuple(tuple(part) for part in modules),
+        "constants": frozenset(n for n, p in model.named_parameters() if not p.requires_grad),
+        "has_pretrained_embeddings": not any(level_of[name] == 0 for name in new),
+    }
 
 
 def _is_new(name: str, module: nn.Module, new: frozenset[str]) -> bool:

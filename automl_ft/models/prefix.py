@@ -155,7 +155,13 @@ def replaced_prefix(
 
     boundary = model.get_submodule(layer_map.block_modules[num_blocks])
 
+    num_runs = 0
+
     def give(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        nonlocal num_runs
+        num_runs += 1
+        if num_runs > 1:  # a block that shares its weights goes on from its own output
+            return None
         if args:
             return (hidden, *args[1:]), kwargs
         return args, {**kwargs, "hidden_states": hidden}

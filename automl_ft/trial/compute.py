@@ -84,7 +84,7 @@ def compute_model(model: PreTrainedModel, plan: FreezingPlan, precision: str) ->
     """
     if precision != "bf16":
         return ComputeModel(model=model, master=model, pairs=())
-    twin = copy.deepcopy(model).to(torch.bfloat16)  # type: ignore[arg-type]
+    twin = _in_bf16(copy.deepcopy(model))
     masters = dict(model.named_parameters())
     wanted = plan.ever_trainable()
     pairs = tuple((p, masters[name]) for name, p in twin.named_parameters() if name in wanted)
@@ -94,3 +94,19 @@ def compute_model(model: PreTrainedModel, plan: FreezingPlan, precision: str) ->
         pairs=pairs,
         buffers=tuple(torch.empty_like(master) for _, master in pairs),
     )
+
+
+def _in_bf16(model: PreTrainedModel) -> PreTrainedModel:
+    """Turn a model into bf16 in place, but for the buffers that its code makes anew.
+
+    Those are tables such as the frequencies of rotary positions, whose products with positions
+    need fp32: in bf16 the angle of token 256 is off by 0.1 radian. transformers keeps them in fp32
+    too when it loads a checkpoint in bf16.
+    """
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            parameter.data = parameter.data.to(torch.bfloat16)
+        for name, buffer in module.named_buffers(recurse=False):
+            if buffer.is_floating_point() and name not in module._non_persistent_buffers_set:
+                module._buffers[name] = buffer.to(torch.bfloat16)
+    return model

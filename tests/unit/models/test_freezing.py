@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from transformers import BertModel
@@ -253,3 +255,10 @@ def test_reinit_layers_out_of_range_is_refused(load, reinit_layers):
 def test_an_unknown_strategy_is_refused_with_a_suggestion(load):
     with pytest.raises(ModelError, match=r"`freezing` is `head-only`.*Did you mean `head_only`"):
         plan_of(load("bert"), "head-only")
+
+
+def test_a_frozen_prefix_ends_where_blocks_do_not_run_in_turns(load):
+    layer_map = dataclasses.replace(load("bert").layer_map, boundaries=frozenset({0, 2, 3}))
+    recipes = [({"freezing": "bottom_layers", "frozen_layers": count}, count) for count in (1, 2)]
+    found = [plan_freezing(layer_map, recipe).frozen_prefix(0) for recipe, _ in recipes]
+    assert found == [0, 2]

@@ -10,6 +10,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.models.bert.modeling_bert import BertForSequenceClassification
 
 from automl_ft.errors import ModelError
+from automl_ft.models import layer_map as layer_map_module
 from automl_ft.models.layer_map import map_layers
 
 
@@ -187,3 +188,31 @@ def test_blocks_without_pretrained_weights_are_refused_with_their_number(load):
     missing = {name for name, _ in model.named_parameters() if ".layer.1." in name}
     with pytest.raises(ModelError, match=r"lacks 16 of the 48 parameters .*layer\.1\."):
         map_layers(model, missing)
+
+
+@pytest.mark.parametrize(
+    ("config", "boundaries"),
+    [
+        ({"num_hidden_groups": 1}, {0, 1}),
+        ({"num_hidden_groups": 2}, {0, 1, 2}),
+        ({"num_hidden_groups": 2, "inner_group_num": 2}, {0, 1, 2}),
+    ],
+)
+def test_blocks_that_share_weights_end_at_boundaries(config, boundaries):
+    small = {**SMALL_BERT, "num_hidden_layers": 4, "embedding_size": 8}
+    assert map_layers(make("albert", **{**small, **config})).boundaries == boundaries
+
+
+def test_between_blocks_that_run_in_turns_there_is_no_boundary():
+    assert layer_map_module._boundaries([0, 1, 2]) == {0, 1, 2, 3}
+    assert layer_map_module._boundaries([0, 0, 1]) == {0, 1, 2}
+    assert layer_map_module._boundaries([0, 1, 0, 1]) == {0, 2}
+    assert layer_map_module._boundaries([0, 1, 2, 1, 2, 3]) == {0, 1, 3, 4}
+
+
+def test_mapping_leaves_what_a_model_changes_in_itself():
+    model = make("big_bird", **SMALL_BERT, attention_type="block_sparse", block_size=2)
+    attention = model.bert.encoder.layer[0].attention.self
+    map_layers(model)
+    assert model.bert.attention_type == "block_sparse"
+    assert model.bert.encoder.layer[0].attention.self is attention

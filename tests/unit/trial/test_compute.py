@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from automl_ft.models.freezing import plan_freezing
+from automl_ft.models.layer_map import map_layers
 from automl_ft.specs.hyperparameters import complete
 from automl_ft.trial.build import build_job
 from automl_ft.trial.compute import ComputeModel, compute_model
@@ -158,3 +160,16 @@ def test_training_leaves_fp32_parameters_optimiser_state_and_scores(
     rough = np.abs(job.validation.all_scores(4))
     # Scores of a bf16 model would be multiples of its few bits.
     assert not np.array_equal(rough, torch.from_numpy(rough).bfloat16().float().numpy())
+
+
+def test_tables_that_the_code_makes_stay_in_fp32() -> None:
+    config = LlamaConfig(
+        vocab_size=20, hidden_size=16, num_attention_heads=2, num_key_value_heads=2,
+        num_hidden_layers=2, intermediate_size=16, num_labels=2, pad_token_id=0,
+    )  # fmt: skip
+    model = LlamaForSequenceClassification(config)
+    plan = plan_freezing(map_layers(model), complete({}))
+    twin = compute_model(model, plan, "bf16").model
+    frequencies = dict(model.named_buffers())["model.rotary_emb.inv_freq"]
+    assert {p.dtype for p in twin.parameters()} == {torch.bfloat16}
+    assert torch.equal(dict(twin.named_buffers())["model.rotary_emb.inv_freq"], frequencies)
