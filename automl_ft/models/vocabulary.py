@@ -24,10 +24,14 @@ __all__ = [
     "compact",
     "expand_saved",
     "find_vocabulary",
+    "vocabulary_notes",
 ]
 
 _WORTHWHILE = 0.75
 """Above this share of the vocabulary in use nothing is cut."""
+_MATTERS = 1_000_000
+"""Weights of an embedding from which on it is worth a word that it is kept whole: an optimiser
+step of fewer takes less than a millisecond."""
 _ROWS = ".automl_ft_rows"
 _UNUSED = ".automl_ft_unused"
 
@@ -127,24 +131,78 @@ def find_vocabulary(
         also: Token ids that may be put in besides.
 
     Returns:
-        The vocabulary; None where most of it is in use, or the embedding is none of the plain
-        kind, which alone can be cut.
+        The vocabulary; None where most of it is in use, the embedding is none of the plain kind,
+        which alone can be cut, or another part of the model has the same weights.
     """
     embedding = model.get_input_embeddings()
-    if type(embedding) is not nn.Embedding or embedding.max_norm is not None:
+    if _uncut_kind(model, embedding):
         return None
-    counts = np.zeros(embedding.num_embeddings, dtype=bool)
-    # The first two stand for rows that are already computed (`models.classifier`).
-    counts[:2] = True
-    for ids in used:
-        counts[ids] = True
-    counts[[token for token in also if 0 <= token < len(counts)]] = True
+    assert isinstance(embedding, nn.Embedding)
+    counts = _in_use(embedding.num_embeddings, used, also)
     if counts.sum() > _WORTHWHILE * len(counts):
         return None
     tokens = np.flatnonzero(counts).astype(np.int64)
     lookup = np.full(len(counts), -1, dtype=np.int64)
     lookup[tokens] = np.arange(len(tokens))
     return Vocabulary(tokens=tokens, lookup=lookup)
+
+
+def vocabulary_notes(
+    model: PreTrainedModel,
+    used: Iterable[npt.NDArray[np.integer]],
+    also: Iterable[int],
+    *,
+    is_packed: bool,
+) -> tuple[str, ...]:
+    """Say why a model's embedding is kept whole.
+
+    Args:
+        model: The model.
+        used: As for `find_vocabulary`.
+        also: As for `find_vocabulary`.
+        is_packed: Whether trials run on packed rows; padded ones keep the token ids, as models
+            look at them.
+
+    Returns:
+        One sentence; none where the embedding is cut, or too small to matter.
+    """
+    embedding = model.get_input_embeddings()
+    weight = getattr(embedding, "weight", None)
+    if not isinstance(weight, Tensor) or weight.numel() < _MATTERS:
+        return ()
+    counts = _in_use(len(weight), used, also)
+    reason = _uncut_kind(model, embedding)
+    if counts.sum() > _WORTHWHILE * len(counts):
+        reason = "as most of it is needed"
+    elif not reason and not is_packed:
+        reason = "as its batches are padded"
+    if not reason:
+        return ()
+    name = type(model).__name__
+    tokens = f"{counts.sum():,} of {len(counts):,} tokens in use"
+    return (f"The embedding of `{name}` is kept whole, {reason}: {tokens}.",)
+
+
+def _uncut_kind(model: PreTrainedModel, embedding: nn.Module) -> str:
+    """Say why an embedding cannot be cut, whatever tokens are in use; empty where it can be."""
+    if type(embedding) is not nn.Embedding or embedding.max_norm is not None:
+        return "as it is of a kind of its own"
+    holders = (value for part in model.modules() for value in part._parameters.values())
+    is_shared = sum(value is embedding.weight for value in holders) > 1
+    return "as another part of the model shares it" if is_shared else ""
+
+
+def _in_use(
+    num_rows: int, used: Iterable[npt.NDArray[np.integer]], also: Iterable[int]
+) -> npt.NDArray[np.bool_]:
+    """Return for each row of an embedding whether a study needs it."""
+    counts = np.zeros(num_rows, dtype=bool)
+    # The first two stand for rows that are already computed (`models.classifier`).
+    counts[:2] = True
+    for ids in used:
+        counts[ids] = True
+    counts[[token for token in also if 0 <= token < len(counts)]] = True
+    return counts
 
 
 def compact(model: PreTrainedModel, vocabulary: Vocabulary) -> str:

@@ -27,7 +27,6 @@ from automl_ft.data.encoding import EncodedSplit, encode_to_fit
 from automl_ft.data.saved import load_saved_splits, save_splits
 from automl_ft.data.table import Splits
 from automl_ft.errors import DataError
-from automl_ft.models.capabilities import Capabilities, find_capabilities
 from automl_ft.models.load import (
     LoadedModel,
     ResolvedCheckpoint,
@@ -38,10 +37,14 @@ from automl_ft.models.load import (
 )
 from automl_ft.specs.facts import CheckpointFacts, DataFacts, StudyFacts
 from automl_ft.specs.layout import activations_folder, encoded_folder, memory_file, rows_folder
-from automl_ft.specs.validation import choose_validations_per_epoch, resolved_validations
+from automl_ft.specs.validation import (
+    assumed_cost,
+    choose_validations_per_epoch,
+    resolved_validations,
+)
 from automl_ft.tasks.base import Task
 from automl_ft.tasks.registry import get_task
-from automl_ft.trial.batching import choose_batching
+from automl_ft.trial.look import LookedAt, look_at_model
 from automl_ft.trial.precision import describe_device, pick_device, resolve_precision
 from automl_ft.trial.prefix_cache import PrefixCache
 from automl_ft.trial.study_memory import StudyMemory
@@ -204,7 +207,7 @@ def prepare_study(
         checkpoints=tuple(checkpoint.facts for checkpoint in opened.values()),
         device=describe_device(device),
         versions=_versions(),
-        validations_per_epoch=_validations_per_epoch(config, precision, opened),
+        validations_per_epoch=_validations_per_epoch(config, device, precision, opened),
     )
     return PreparedStudy(
         config=config, facts=facts, task=task, device=device, checkpoints=opened, rows=rows
@@ -321,8 +324,14 @@ def _open_fresh(
     )
     validation = task.encode(rows.validation, tokenizer, max_length)
     splits = {"train": train, "validation": validation}
-    padding = padding_of(tokenizer)
-    capabilities, batching = _try_shortcuts(config, loaded, train, padding)
+    looked_at = LookedAt(
+        loaded=loaded,
+        splits=splits,
+        padding=padding_of(tokenizer),
+        max_length=max_length,
+        replacement_token_id=replacement_token(tokenizer),
+    )
+    look = look_at_model(config, looked_at)
     facts = CheckpointFacts(
         checkpoint=model.checkpoint,
         revision=resolved.revision,
@@ -334,37 +343,26 @@ def _open_fresh(
         max_length=max_length,
         num_truncated=splits["train"].num_truncated,
         num_tokens=splits["train"].num_tokens,
-        batching=batching,
-        can_stack=capabilities.can_stack,
-        fallbacks=capabilities.notes,
+        batching=look.batching,
+        can_stack=look.can_stack,
+        fallbacks=look.fallbacks,
+        validation_cost=look.validation_cost,
     )
     return OpenCheckpoint(
         config=model,
         resolved=resolved,
         facts=facts,
         splits=splits,
-        padding=padding,
-        replacement_token_id=replacement_token(tokenizer),
+        padding=looked_at.padding,
+        replacement_token_id=looked_at.replacement_token_id,
     )
 
 
-def _try_shortcuts(
-    config: StudyConfig, loaded: LoadedModel, train: EncodedSplit, padding: Padding
-) -> tuple[Capabilities, str]:
-    """Return which shortcuts the model allows, and how batches are laid out."""
-    device = pick_device(config.device)
-    precision = resolve_precision(config.training.precision, device)
-    model = loaded.model.to(device)  # type: ignore[arg-type]  # transformers wraps `to`
-    capabilities = find_capabilities(model, loaded.layer_map)
-    batching = config.training.batching
-    if batching == "auto" or capabilities.packed is None:
-        rows = train, padding
-        batching = choose_batching(model, loaded.layer_map, capabilities, rows, precision)
-    return capabilities, batching
-
-
 def _validations_per_epoch(
-    config: StudyConfig, precision: str, opened: Mapping[str, OpenCheckpoint]
+    config: StudyConfig,
+    device: torch.device,
+    precision: str,
+    opened: Mapping[str, OpenCheckpoint],
 ) -> float:
     """Return what the setting comes to; `auto` so that it is cheap enough for every checkpoint."""
     setting = config.training.validations_per_epoch
@@ -374,7 +372,7 @@ def _validations_per_epoch(
         choose_validations_per_epoch(
             checkpoint.splits["train"].num_tokens,
             checkpoint.splits["validation"].num_tokens,
-            trains_in_bf16=precision == "bf16",
+            cost=assumed_cost(device.type, precision, checkpoint.facts.validation_cost),
         )
         for checkpoint in opened.values()
     )

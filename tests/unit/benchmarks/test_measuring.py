@@ -139,3 +139,9 @@ def test_the_machine_names_versions_and_cores(module):
     machine = module("machine").describe_machine("cpu")
     assert machine["cores"] >= 1
     assert {"automl-ft", "torch", "transformers", "optuna"} <= set(machine["versions"])
+
+
+def test_every_precision_of_a_study_can_be_asked_for(module):
+    parser = module("arguments").make_parser("A benchmark.")
+    for precision in ("auto", "fp32", "tf32", "bf16"):
+        assert parser.parse_args(["--precision", precision]).precision == precision

@@ -16,6 +16,7 @@ from automl_ft.models.vocabulary import (
     compact,
     expand_saved,
     find_vocabulary,
+    vocabulary_notes,
 )
 
 PACKED = (
@@ -212,3 +213,51 @@ def test_a_cut_embedding_of_another_model_is_refused():
         expand_saved(saved, {"other": torch.ones(NUM_TOKENS, WIDTH)})
     with pytest.raises(IndexError):
         expand_saved(saved, {"words.weight": torch.ones(5, WIDTH)})
+
+
+WHOLE = "The embedding of `Model` is kept whole, "
+
+
+@pytest.fixture
+def small_matters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the embedding of the tests be large enough for a word."""
+    monkeypatch.setattr("automl_ft.models.vocabulary._MATTERS", NUM_TOKENS * WIDTH)
+
+
+def notes(model: nn.Module, *used: int, is_packed: bool) -> tuple[str, ...]:
+    return vocabulary_notes(model, [np.array(used, dtype=int)], [], is_packed=is_packed)
+
+
+def test_a_cut_embedding_needs_no_word(small_matters):
+    assert notes(Model(), 3, 7, is_packed=True) == ()
+
+
+def test_an_embedding_that_is_whole_for_its_padded_batches_is_told(small_matters):
+    (sentence,) = notes(Model(), 3, 7, is_packed=False)
+    assert sentence == WHOLE + "as its batches are padded: 4 of 20 tokens in use."
+
+
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_an_embedding_that_is_mostly_in_use_is_told(small_matters, is_packed):
+    (sentence,) = notes(Model(), *range(18), is_packed=is_packed)
+    assert sentence == WHOLE + "as most of it is needed: 18 of 20 tokens in use."
+
+
+def test_an_embedding_of_its_own_kind_is_told(small_matters):
+    model = Model(nn.Embedding(NUM_TOKENS, WIDTH, max_norm=1.0))
+    (sentence,) = notes(model, 3, is_packed=True)
+    assert sentence == WHOLE + "as it is of a kind of its own: 3 of 20 tokens in use."
+
+
+def test_an_embedding_that_another_part_shares_stays_whole_and_is_told(small_matters):
+    model = Model()
+    model.decoder = nn.Linear(WIDTH, NUM_TOKENS)
+    assert find_vocabulary(model, [np.array([7])], []) is not None
+    model.decoder.weight = model.words.weight
+    assert find_vocabulary(model, [np.array([7])], []) is None
+    (sentence,) = notes(model, 7, is_packed=True)
+    assert sentence == WHOLE + "as another part of the model shares it: 3 of 20 tokens in use."
+
+
+def test_a_small_embedding_that_is_whole_is_not_worth_a_word():
+    assert notes(Model(), 3, is_packed=False) == ()

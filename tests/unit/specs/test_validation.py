@@ -9,21 +9,24 @@ import pytest
 from automl_ft.specs.codec import from_plain, to_plain
 from automl_ft.specs.facts import DataFacts, StudyFacts
 from automl_ft.specs.validation import (
+    assumed_cost,
     choose_validations_per_epoch,
     epochs_between_validations,
     first_validation_step,
+    is_dear,
+    may_matter,
     resolved_validations,
     stored_setting,
+    usual_cost,
     written_validations,
 )
 
 NUMBERS = [50.0, 7.0, 2.0, 1.0, 0.5, 0.25, 1 / 64]
 
 
-def share(per_epoch: float, train: int, validation: int, gain: float) -> float:
-    """Return the share of a long trial, a forward pass costing 1 and a training step 3."""
-    cost = per_epoch * validation
-    return cost / (cost + 3 * train / gain)
+def share(per_epoch: float, train: int, validation: int, cost: float) -> float:
+    """Return the share of a long trial in which a token of training costs 1."""
+    return per_epoch * validation * cost / (per_epoch * validation * cost + train)
 
 
 def facts(**changes: float) -> StudyFacts:
@@ -33,15 +36,12 @@ def facts(**changes: float) -> StudyFacts:
     return StudyFacts(data=data, checkpoints=(), device="cpu", versions={}, **changes)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("trains_in_bf16", [False, True])
+@pytest.mark.parametrize("cost", [0.2, 1 / 3, 0.5, 3.1])
 @pytest.mark.parametrize("validation", [0, 1, 50, 100, 200, 333, 500, 1000, 5000, 123_456])
-def test_auto_is_the_most_that_stays_within_the_share(
-    validation: int, trains_in_bf16: bool
-) -> None:
-    gain = 1.5 if trains_in_bf16 else 1.0
-    chosen = choose_validations_per_epoch(1000, validation, trains_in_bf16=trains_in_bf16)
-    assert share(chosen, 1000, validation, gain) <= 0.15
-    assert chosen == 2 or share(2 * chosen, 1000, validation, gain) > 0.15
+def test_auto_is_the_most_that_stays_within_the_share(validation: int, cost: float) -> None:
+    chosen = choose_validations_per_epoch(1000, validation, cost=cost)
+    assert share(chosen, 1000, validation, cost) <= 0.15
+    assert chosen == 2 or share(2 * chosen, 1000, validation, cost) > 0.15
 
 
 @pytest.mark.parametrize(
@@ -49,12 +49,40 @@ def test_auto_is_the_most_that_stays_within_the_share(
     [(8000, 2000, 2), (6000, 2000, 1), (1, 1, 0.5), (1, 4, 0.125)],
 )
 def test_auto_halves_from_two_down(train: int, validation: int, chosen: float) -> None:
-    assert choose_validations_per_epoch(train, validation, trains_in_bf16=False) == chosen
+    assert choose_validations_per_epoch(train, validation, cost=usual_cost("fp32")) == chosen
 
 
 def test_training_in_bf16_leaves_less_time_for_validation_in_fp32() -> None:
-    assert choose_validations_per_epoch(4500, 1000, trains_in_bf16=False) == 2
-    assert choose_validations_per_epoch(4500, 1000, trains_in_bf16=True) == 1
+    assert choose_validations_per_epoch(4500, 1000, cost=assumed_cost("cpu", "fp32", None)) == 2
+    assert choose_validations_per_epoch(4500, 1000, cost=assumed_cost("cpu", "bf16", None)) == 1
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+def test_a_gpu_that_was_not_measured_is_taken_to_train_far_faster_than_it_validates(
+    precision: str,
+) -> None:
+    assert assumed_cost("cuda:0", precision, None) > 2 * usual_cost(precision)
+
+
+def test_training_in_fp32_costs_alike_on_every_device() -> None:
+    assert assumed_cost("cuda:0", "fp32", None) == assumed_cost("cpu", "fp32", None) == 1 / 3
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:0"])
+def test_what_was_measured_counts_where_it_is_clearly_more(device: str) -> None:
+    assert assumed_cost(device, "bf16", 3.0) == 3.0
+    assert choose_validations_per_epoch(1000, 333, cost=3.0) == 0.125
+
+
+@pytest.mark.parametrize("measured", [0.1, 0.5, 0.6])
+def test_what_may_be_noise_is_taken_for_the_usual(measured: float) -> None:
+    assert not is_dear(measured, usual_cost("bf16"))
+    assert assumed_cost("cpu", "bf16", measured) == usual_cost("bf16")
+
+
+def test_a_cost_does_not_matter_where_validation_is_tiny() -> None:
+    assert not may_matter(1000, 10, usual_cost("bf16"))
+    assert may_matter(1000, 200, usual_cost("bf16"))
 
 
 def test_a_number_is_taken_as_it_is() -> None:

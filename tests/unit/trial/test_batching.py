@@ -1,63 +1,60 @@
-"""Packed or bucketed: measured, and packed in doubt."""
+"""Packed or bucketed: measured in as few runs as will do, and packed in doubt."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator
-from typing import Any
-
 import pytest
 
-from automl_ft.models.capabilities import Capabilities, find_capabilities
-from automl_ft.trial import batching
 from automl_ft.trial.batching import choose_batching
-from automl_ft.trial.prepare import PreparedStudy
 
 
-@pytest.fixture
-def choose(study: PreparedStudy, monkeypatch: pytest.MonkeyPatch):
-    """Return a function that chooses while a clock says what each run takes."""
-    opened = study.checkpoint(None)
-    loaded = study.load_model(opened, dropout=0.0, seed=0)
-    capabilities = find_capabilities(loaded.model, loaded.layer_map)
+class Clock:
+    """Says what each run takes: the first number once, the second from then on."""
 
-    def run(packed: float, bucketed: float, found: Capabilities = capabilities) -> str:
-        def ticks() -> Iterator[float]:
-            now = 0.0
-            while True:
-                for seconds in (packed, bucketed):
-                    yield now
-                    now += seconds
-                    yield now
+    def __init__(self, packed: tuple[float, float], bucketed: tuple[float, float]) -> None:
+        self._seconds = {"packed": list(packed), "bucketed": list(bucketed)}
+        self.runs: list[str] = []
 
-        clock = ticks()
-        monkeypatch.setattr(batching.time, "perf_counter", lambda: next(clock))
-        rows = opened.splits["train"], opened.padding
-        return choose_batching(loaded.model, loaded.layer_map, found, rows, "bf16")
-
-    run.model = loaded.model
-    run.capabilities = capabilities
-    return run
+    def train(self, batching: str) -> float:
+        self.runs.append(batching)
+        seconds = self._seconds[batching]
+        return seconds.pop(0) if len(seconds) > 1 else seconds[0]
 
 
-def test_the_faster_one_is_taken(choose: Any) -> None:
-    assert choose(0.1, 0.2) == "packed"
-    assert choose(0.2, 0.1) == "bucketed"
+def clock(packed: float, bucketed: float, cold: float = 1.0) -> Clock:
+    """Return a clock whose first run of packed batches takes longer by a factor."""
+    return Clock((cold * packed, packed), (bucketed, bucketed))
 
 
-def test_packed_is_taken_where_bucketed_is_hardly_faster(choose: Any) -> None:
-    assert choose(0.11, 0.1) == "packed"
+def test_packed_is_taken_at_first_sight_where_it_is_no_slower() -> None:
+    watch = clock(0.1, 0.1)
+    assert choose_batching(watch) == "packed"
+    assert watch.runs == ["packed", "bucketed"]
 
 
-def test_packed_is_taken_where_it_hardly_matters(choose: Any) -> None:
-    assert choose(0.002, 0.001) == "packed"
+def test_what_only_the_first_run_pays_does_not_count() -> None:
+    watch = clock(0.1, 0.15, cold=4.0)
+    assert choose_batching(watch) == "packed"
+    assert watch.runs == ["packed", "bucketed", "packed"]
 
 
-def test_a_model_that_cannot_be_packed_is_bucketed(choose: Any) -> None:
-    cannot = dataclasses.replace(choose.capabilities, packed=None)
-    assert choose(0.1, 0.2, cannot) == "bucketed"
+def test_bucketed_is_taken_where_it_stays_clearly_faster() -> None:
+    watch = clock(0.2, 0.1)
+    assert choose_batching(watch) == "bucketed"
+    assert watch.runs.count("packed") == watch.runs.count("bucketed") == 4
 
 
-def test_measuring_leaves_no_gradient(choose: Any) -> None:
-    choose(0.1, 0.2)
-    assert all(p.grad is None for p in choose.model.parameters())
+def test_packed_is_taken_where_bucketed_is_hardly_faster() -> None:
+    assert choose_batching(clock(0.11, 0.1)) == "packed"
+
+
+def test_packed_is_taken_where_it_hardly_matters() -> None:
+    watch = clock(0.002, 0.001)
+    assert choose_batching(watch) == "packed"
+    assert watch.runs == ["packed"]
+
+
+@pytest.mark.parametrize(("packed", "bucketed"), [(3.0, 1.0), (2.5, 2.0)])
+def test_where_a_run_takes_long_the_second_one_decides(packed: float, bucketed: float) -> None:
+    watch = clock(packed, bucketed)
+    assert choose_batching(watch) == "bucketed"
+    assert watch.runs == ["packed", "bucketed"] * 2

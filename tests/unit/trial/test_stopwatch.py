@@ -1,0 +1,83 @@
+"""A stopwatch runs what trials run, on the same rows for every layout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from automl_ft.models.capabilities import find_capabilities
+from automl_ft.trial import stopwatch
+from automl_ft.trial.prepare import PreparedStudy
+from automl_ft.trial.stopwatch import Stopwatch, make_stopwatch
+
+LAYOUTS = ("packed", "bucketed")
+
+
+@pytest.fixture
+def make(study: PreparedStudy) -> Callable[[str], Stopwatch]:
+    def make_one(precision: str) -> Stopwatch:
+        opened = study.checkpoint(None)
+        loaded = study.load_model(opened, dropout=0.1, seed=0)
+        capabilities = find_capabilities(loaded.model, loaded.layer_map)
+        return make_stopwatch(loaded, capabilities, opened.splits, opened.padding, precision)
+
+    return make_one
+
+
+@pytest.mark.parametrize("batching", LAYOUTS)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_every_layout_can_be_timed(make: Any, batching: str, precision: str) -> None:
+    watch = make(precision)
+    assert watch.train(batching) > 0
+    assert watch.validate(batching) > 0
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_what_computes_in_training_trains_and_validation_is_in_eval_mode(
+    make: Any, precision: str
+) -> None:
+    watch = make(precision)
+    watch.train("packed")
+    assert watch.compute.model.training
+    assert any(p.grad is not None for p in watch.compute.model.parameters())
+    watch.validate("packed")
+    assert not watch.loaded.model.training
+
+
+def test_tokens_are_those_of_the_rows_that_are_timed(make: Any) -> None:
+    watch = make("fp32")
+    for split, number in (("train", 16), ("validation", 16)):
+        rows = watch.rows[split]
+        assert len(set(rows.tolist())) == number
+        assert watch.num_tokens(split) == watch.splits[split].lengths[rows].sum()
+
+
+def test_validation_is_timed_on_rows_of_similar_length(make: Any) -> None:
+    watch = make("fp32")
+    lengths = np.sort(watch.splits["validation"].lengths)
+    chosen = watch.splits["validation"].lengths[watch.rows["validation"]]
+    starts = range(len(lengths) - len(chosen) + 1)
+    assert any(np.array_equal(np.sort(chosen), lengths[s : s + len(chosen)]) for s in starts)
+
+
+def test_training_multiplies_as_its_precision_says(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    @contextmanager
+    def products(precision: str, device: torch.device) -> Iterator[None]:
+        asked.append((precision, device.type))
+        yield
+
+    monkeypatch.setattr(stopwatch, "training_products", products)
+    watch = make("tf32")
+    watch.validate("packed")
+    assert asked == []
+    watch.train("packed")
+    assert asked == [("tf32", "cpu")] * 2
