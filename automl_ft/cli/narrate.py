@@ -23,8 +23,13 @@ __all__ = [
     "running_groups",
     "running_trial",
     "seconds_left",
+    "written_training",
 ]
 
+_BATCHES = {
+    "packed": "rows packed end to end, without padding",
+    "bucketed": "rows of similar length padded together",
+}
 _FINISHED = ("complete", "pruned", "failed")
 
 
@@ -49,11 +54,31 @@ def facts_lines(facts: StudyFacts, *, is_resumed: bool) -> list[str]:
             f" {model.num_parameters / 1e6:.1f} M parameters), {model.max_length} tokens{cut}"
         )
     lines.append(f"device: {facts.device}")
+    lines.append(f"training: {written_training(facts)}")
     lines.append(f"validation: {written_validations(facts.validations_per_epoch)}")
     lines.append("study: exists and goes on" if is_resumed else "study: new")
     notes = [note.message for note in data.notes]
     notes += dict.fromkeys(text for model in facts.checkpoints for text in model.fallbacks)
     return lines + [f"note: {note}" for note in notes]
+
+
+def written_training(facts: StudyFacts) -> str:
+    """Say how trials compute, as the settings came out.
+
+    Args:
+        facts: The facts.
+
+    Returns:
+        Such as `bf16, rows packed end to end`; of each model where they differ.
+    """
+    precision = facts.precision
+    if precision == "bf16":
+        precision = "bf16 with fp32 parameters, validation in fp32"
+    ways = {model.batching for model in facts.checkpoints}
+    if len(ways) == 1:
+        return f"{precision}; {_BATCHES[ways.pop()]}"
+    each = (f"{_BATCHES[model.batching]} ({model.checkpoint})" for model in facts.checkpoints)
+    return f"{precision}; {', '.join(each)}"
 
 
 def _classes(labels: tuple[str, ...]) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from automl_ft.cli.narrate import written_training
 from automl_ft.cli.options import format_option, storage_option, study_argument, study_of
 from automl_ft.cli.ranking_table import ranking_table
 from automl_ft.cli.render import console, labelled, print_lines, write_table
@@ -101,5 +102,6 @@ def _facts(study: Study) -> list[tuple[str, str]]:
         ("study", f"{study.name}, by {record.objective} on the validation split"),
         ("model", models),
         ("data", ", ".join(f"{count:,} {split}" for split, count in rows.items() if count)),
+        ("training", written_training(record.facts)),
         ("trials", states),
     ]

@@ -50,11 +50,14 @@ def hyperparameter_importances(trials: Sequence[TrialRecord]) -> tuple[dict[str,
 def _ped_anova(trials: Sequence[TrialRecord]) -> dict[str, float]:
     import optuna
 
-    study = optuna.create_study(
-        storage=optuna.storages.InMemoryStorage(),
-        direction="maximize",
-        sampler=optuna.samplers.RandomSampler(seed=0),
-    )
+    from automl_ft.search.shadow import quiet_optuna
+
+    with quiet_optuna():
+        study = optuna.create_study(
+            storage=optuna.storages.InMemoryStorage(),
+            direction="maximize",
+            sampler=optuna.samplers.RandomSampler(seed=0),
+        )
     study.add_trials(
         optuna.trial.create_trial(
             value=trial.value, params=dict(trial.params), distributions=dict(trial.distributions)

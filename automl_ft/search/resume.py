@@ -32,7 +32,6 @@ _MUST_AGREE = (
     "objective",
     "positive_label",
     "seed",
-    "training.batching",
     "training.early_stopping_patience",
     "training.seed",
 )
@@ -62,7 +61,8 @@ def differences(record: StudyRecord, config: StudyConfig, facts: StudyFacts) -> 
         is_file = key in _SPLITS and isinstance(old, str) and isinstance(new, str)
         if old != new and not is_file:
             lines.append(f"{key}: stored `{_shown(old)}`, now `{_shown(new)}`")
-    lines += _precision_differences(record, config) + _validation_differences(record, config)
+    lines += _precision_differences(record, config) + _batching_differences(record, config)
+    lines += _validation_differences(record, config)
     return lines + _data_differences(record.facts, facts) + _model_differences(record.facts, facts)
 
 
@@ -97,6 +97,19 @@ def _precision_differences(record: StudyRecord, config: StudyConfig) -> list[str
     """Compare what the settings come to; `auto` goes on with what the study has."""
     now, old = config.training.precision, stored_precision(record)
     return [] if now in ("auto", old) else [f"training.precision: stored `{old}`, now `{now}`"]
+
+
+def _batching_differences(record: StudyRecord, config: StudyConfig) -> list[str]:
+    """Compare what the settings come to; `auto` goes on with what the study has.
+
+    Of several models some may not allow what is asked for; such settings must stay as they are.
+    """
+    now, asked = config.training.batching, record.config.training.batching
+    found = {model.batching for model in record.facts.checkpoints}
+    if now in ("auto", asked) or found == {now}:
+        return []
+    old = " and ".join(sorted(found))
+    return [f"training.batching: stored `{asked}`, which came to `{old}`, now `{now}`"]
 
 
 def stored_precision(record: StudyRecord) -> str:

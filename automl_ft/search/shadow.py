@@ -40,7 +40,7 @@ from automl_ft.space.spec import SearchSpace
 from automl_ft.space.suggest import exploration, stored_distributions, suggest
 from automl_ft.specs.trial import ParamValue
 
-__all__ = ["Proposal", "PruneDecision", "ShadowStudy"]
+__all__ = ["Proposal", "PruneDecision", "ShadowStudy", "quiet_optuna"]
 
 _ATTEMPTS = 10
 _SPACE_KEY = "automl_ft:shadow_space"
@@ -110,7 +110,7 @@ class ShadowStudy:
             space that has only so many configurations, is exhausted.
         """
         tried = {self._sight(record).identity for record in records}
-        with _quiet():
+        with quiet_optuna():
             if self.sampler == "grid":
                 return self._enumerate(records, tried, is_grid=True)
             proposal = self._sample(records, tried, self.sampler)
@@ -145,7 +145,7 @@ class ShadowStudy:
         others = (record for record in records if record.number != number)
         frozen = [self._sight(record).judged for record in others]
         frozen.append(bare_trial(judged, TrialState.RUNNING))
-        with _quiet():
+        with quiet_optuna():
             study = self._study(_numbered(frozen, _next_number(records)), RandomSampler())
         is_pruned = pruner.prune(study, study.get_trials(deepcopy=False)[number])
         attrs = study.get_trials(deepcopy=False)[number].system_attrs
@@ -334,8 +334,8 @@ def _cma_attrs(record: ShadowTrial, signature: str) -> dict[str, Any]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the lines of Optuna's log in `_NOISE` and no others."""
+def quiet_optuna() -> Iterator[None]:
+    """Silence the lines of Optuna's log in `_NOISE` and no others; a context manager."""
 
     def is_news(entry: logging.LogRecord) -> bool:
         return not entry.getMessage().startswith(_NOISE[entry.name])

@@ -8,7 +8,14 @@ import pytest
 from rich.console import Console
 
 from automl_ft.cli.live import LiveListener, panel
-from automl_ft.cli.narrate import best_line, counts_line, ended_line, facts_lines, seconds_left
+from automl_ft.cli.narrate import (
+    best_line,
+    counts_line,
+    ended_line,
+    facts_lines,
+    seconds_left,
+    written_training,
+)
 from automl_ft.cli.plain import PlainListener
 from automl_ft.search.events import RunningTrial
 from automl_ft.specs.trial import Outcome
@@ -316,3 +323,21 @@ def test_cut_rows_are_told_with_the_model(make):
 def test_facts_tell_how_often_a_model_is_validated(make):
     facts = dataclasses.replace(make.make_facts(), validations_per_epoch=0.5)
     assert "validation: every 2 epochs" in facts_lines(facts, is_resumed=False)
+
+
+def test_facts_tell_what_the_engine_chose(make):
+    facts = dataclasses.replace(make.make_facts(), precision="bf16")
+    (line,) = (x for x in facts_lines(facts, is_resumed=False) if x.startswith("training: "))
+    assert "bf16 with fp32 parameters" in line
+    assert "packed end to end" in line
+
+
+def test_models_that_train_on_other_batches_are_told_apart(make):
+    facts = make.make_facts()
+    (model,) = facts.checkpoints
+    other = dataclasses.replace(model, checkpoint="deberta", batching="bucketed")
+    facts = dataclasses.replace(facts, precision="fp32", checkpoints=(model, other))
+    written = written_training(facts)
+    assert written.startswith("fp32; ")
+    assert "without padding (minilm-l6)" in written
+    assert "padded together (deberta)" in written

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import logging
+
+import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
@@ -68,3 +71,17 @@ def test_a_parameter_that_few_trials_have_is_counted_without_a_warning(trials, m
         value=0.95,
     )
     assert set(hyperparameter_importances([*trials, odd])[0]) == {"dropout", "freezing", "mixup"}
+
+
+def test_the_study_that_optuna_needs_for_it_is_not_told_of(trials):
+    lines = []
+    handler = logging.Handler()
+    handler.emit = lambda entry: lines.append(entry.getMessage())
+    logger = logging.getLogger("optuna")
+    logger.addHandler(handler)
+    try:
+        hyperparameter_importances(trials)
+        optuna.create_study()
+    finally:
+        logger.removeHandler(handler)
+    assert len([line for line in lines if "in memory" in line]) == 1  # the one made here

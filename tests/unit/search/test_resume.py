@@ -227,3 +227,27 @@ def test_a_changed_config_or_tokenizer_is_listed(record, stored, is_refused):
     found = differences(before, record.config, with_hash(record.facts, "ef" * 32))
     assert len(found) == is_refused
     assert not found or found[0].startswith("config, tokenizer or code of ")
+
+
+@pytest.mark.parametrize(
+    ("stored", "came_to", "now", "is_same"),
+    [
+        ("auto", "packed", "packed", True),
+        ("auto", "packed", "bucketed", False),
+        ("bucketed", "bucketed", "auto", True),
+        ("packed", "bucketed", "packed", True),
+        ("packed", "bucketed", "bucketed", True),
+    ],
+)
+def test_batches_are_compared_as_they_came_to_be(record, stored, came_to, now, is_same):
+    models = tuple(
+        dataclasses.replace(model, batching=came_to) for model in record.facts.checkpoints
+    )
+    before = dataclasses.replace(
+        record,
+        config=changed(record.config, "training.batching", stored),
+        facts=dataclasses.replace(record.facts, checkpoints=models),
+    )
+    found = differences(before, changed(record.config, "training.batching", now), before.facts)
+    line = f"training.batching: stored `{stored}`, which came to `{came_to}`, now `{now}`"
+    assert found == ([] if is_same else [line])
