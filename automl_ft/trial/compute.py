@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from automl_ft.models.freezing import FreezingPlan
 
-__all__ = ["ComputeModel", "compute_model"]
+__all__ = ["ComputeModel", "compute_model", "in_bf16"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -84,7 +84,7 @@ def compute_model(model: PreTrainedModel, plan: FreezingPlan, precision: str) ->
     """
     if precision != "bf16":
         return ComputeModel(model=model, master=model, pairs=())
-    twin = _in_bf16(copy.deepcopy(model))
+    twin = in_bf16(copy.deepcopy(model))
     masters = dict(model.named_parameters())
     wanted = plan.ever_trainable()
     pairs = tuple((p, masters[name]) for name, p in twin.named_parameters() if name in wanted)
@@ -96,17 +96,23 @@ def compute_model(model: PreTrainedModel, plan: FreezingPlan, precision: str) ->
     )
 
 
-def _in_bf16(model: PreTrainedModel) -> PreTrainedModel:
-    """Turn a model into bf16 in place, but for the buffers that its code makes anew.
+def in_bf16(model: PreTrainedModel) -> PreTrainedModel:
+    """Turn a model into bf16 in place, but for the frequencies of rotary positions.
 
-    Those are tables such as the frequencies of rotary positions, whose products with positions
-    need fp32: in bf16 the angle of token 256 is off by 0.1 radian. transformers keeps them in fp32
-    too when it loads a checkpoint in bf16.
+    Their products with positions need fp32: in bf16 the angle of token 256 is off by 0.1 radian.
+    transformers keeps these buffers, which all its architectures call `inv_freq`, in fp32 too when
+    it loads a checkpoint in bf16.
+
+    Args:
+        model: The model.
+
+    Returns:
+        The same.
     """
     for module in model.modules():
         for parameter in module.parameters(recurse=False):
             parameter.data = parameter.data.to(torch.bfloat16)
         for name, buffer in module.named_buffers(recurse=False):
-            if buffer.is_floating_point() and name not in module._non_persistent_buffers_set:
+            if buffer.is_floating_point() and "inv_freq" not in name:
                 module._buffers[name] = buffer.to(torch.bfloat16)
     return model
