@@ -29,6 +29,7 @@ from automl_ft.trial.forward import Forward
 from automl_ft.trial.loop import Job, enter_stage
 from automl_ft.trial.losses import LossLog
 from automl_ft.trial.masks import Masks, masks_of
+from automl_ft.trial.memory import is_out_of_memory
 from automl_ft.trial.optimizer import OptimizerSettings, build_optimizer
 from automl_ft.trial.parts import TrialParts
 from automl_ft.trial.prepare import PreparedStudy
@@ -37,12 +38,16 @@ from automl_ft.trial.schedule import build_schedule, validation_steps
 from automl_ft.trial.sizing import whole_micro_batch
 from automl_ft.trial.state import TrainingState
 
-__all__ = ["HeadGroup", "HeadTrial", "build_heads"]
+__all__ = ["HeadGroup", "HeadTrial", "UnstackableError", "build_heads"]
 
 _ROWS = 1024
 """Rows whose features are computed at once."""
 _TRIED = 4
 """Rows on which the steps of the head are tried."""
+
+
+class UnstackableError(Exception):
+    """Trials cannot be trained as one; the message says why."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -94,7 +99,7 @@ class HeadGroup:
 
 def build_heads(
     specs: Sequence[TrialSpec], study: PreparedStudy, reporter_for: Callable[[int], Reporter]
-) -> HeadGroup | None:
+) -> HeadGroup:
     """Put trials together.
 
     Args:
@@ -103,30 +108,36 @@ def build_heads(
         reporter_for: Returns by a trial's number what is told of its progress and decides.
 
     Returns:
-        The group, at its first step; None where the trials must run one by one: the model does
-        not allow pooled activations or has a head that is not understood, there is no room for
-        the activations, or the device or the loss does not allow it.
+        The group, at its first step.
+
+    Raises:
+        UnstackableError: The trials must run one by one: the model does not allow pooled
+            activations or has a head that is not understood, there is no room for the
+            activations, or the device or the loss does not allow it.
     """
     began = time.perf_counter()
     # Dropout that is no module of its own shows only where its probability is not 0.
     pattern = max(specs, key=_dropout)
-    if masks_of(pattern.seed, study.device) is None:
-        return None
+    _masks(pattern, study)
     job = build_job(pattern, study)
     enter_stage(job, TrainingState())
     if not (_is_pooled(job.stepper.forward) and _is_pooled(job.validation)):
-        return None
+        raise UnstackableError("there are no kept activations for the states that the heads read")
     chain = _chain(job)
     if chain is None:
-        return None
+        raise UnstackableError("the steps of the model's head are not known")
     builder = _HeadBuilder(job, pattern, study, chain)
-    trials = [builder.trial(spec, reporter_for(spec.number)) for spec in specs]
-    if any(trial is None for trial in trials):
-        return None
-    group = builder.group([trial for trial in trials if trial is not None])
+    group = builder.group([builder.trial(spec, reporter_for(spec.number)) for spec in specs])
     for trial in group.trials:
         trial.state.seconds = (time.perf_counter() - began) / len(specs)
     return group
+
+
+def _masks(spec: TrialSpec, study: PreparedStudy) -> Masks:
+    masks = masks_of(spec.seed, study.device)
+    if masks is None:
+        raise UnstackableError(f"heads are not trained as one on `{study.device}`")
+    return masks
 
 
 def _dropout(spec: TrialSpec) -> float:
@@ -190,17 +201,18 @@ class _HeadBuilder:
             trials=tuple(trials),
         )
 
-    def trial(self, spec: TrialSpec, reporter: Reporter) -> HeadTrial | None:
-        """Return one trial; None where its loss or its head is another one."""
+    def trial(self, spec: TrialSpec, reporter: Reporter) -> HeadTrial:
+        """Return one trial, unless its loss or its head is another one."""
         study, recipe = self._study, Recipe.of(spec.hyperparameters)
         split = self._job.stepper.forward.maker.split
         loss = study.task.loss(study.config, split, self._job.num_labels, recipe.label_smoothing)
-        masks = masks_of(spec.seed, study.device)
+        if not isinstance(loss, SoftTargetLoss):
+            raise UnstackableError(f"the loss of trial {spec.number} knows no soft targets")
+        masks = _masks(spec, study)
         tensors, dropouts = self._head(spec, recipe)
         # XLNet has no dropout layer where the probability is 0, so it may lack one in the chain.
-        is_known = dropouts.keys() <= dropouts_of(self._job.model).keys()
-        if not isinstance(loss, SoftTargetLoss) or masks is None or not is_known:
-            return None
+        if not dropouts.keys() <= dropouts_of(self._job.model).keys():
+            raise UnstackableError(f"trial {spec.number} has dropout where the others have none")
         return HeadTrial(
             spec=spec,
             parts=self._parts(spec, recipe, _tree(tensors), masks),
@@ -256,7 +268,7 @@ class _HeadBuilder:
         )
         record = TrialMemory(
             micro_batch_size=whole_micro_batch(training.micro_batch_size, recipe.batch_size),
-            eval_batch_size=training.eval_batch_size,
+            eval_batch_size=job.memory.record.eval_batch_size,
         )
         return TrialParts(
             recipe=recipe,
@@ -313,14 +325,27 @@ class _HeadScorer:
 
 @dataclass(kw_only=True, slots=True)
 class _HeadRoom:
-    """The memory of a head: features are so small that it never runs out."""
+    """The memory of a head: features are so small that it hardly ever runs out."""
 
     record: TrialMemory
+    rows: int = _ROWS
+    """Validation rows at once."""
 
     def all_scores(self, forward: Any) -> npt.NDArray[np.float32]:
-        """Score a split."""
-        scores: npt.NDArray[np.float32] = forward.all_scores(_ROWS)
-        return scores
+        """Score a split; again with half as many rows at once where memory runs out."""
+        while True:
+            try:
+                scores: npt.NDArray[np.float32] = forward.all_scores(self.rows)
+                return scores
+            except Exception as error:
+                if not is_out_of_memory(error) or self.rows == 1:
+                    raise
+            self.rows = (self.rows + 1) // 2
+            self.record = replace(
+                self.record,
+                eval_batch_size=min(self.record.eval_batch_size, self.rows),
+                num_out_of_memory=self.record.num_out_of_memory + 1,
+            )
 
 
 def _tree(tensors: Mapping[str, Tensor]) -> nn.Module:

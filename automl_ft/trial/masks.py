@@ -22,7 +22,7 @@ class Masks(Protocol):
     """The masks of one trial."""
 
     def begin(self, step: int) -> None:
-        """Start those of a step.
+        """Start those of a step; for the same step again, the same masks are drawn again.
 
         Args:
             step: Optimiser step, from 0.
@@ -88,9 +88,13 @@ class _CudaMasks:
     def __init__(self, device: torch.device, states: dict[str, Any]) -> None:
         self._device = device
         self._states = states
+        self._began: tuple[int, Tensor] | None = None
 
     def begin(self, step: int) -> None:
-        pass  # the generator goes on from where it stands
+        # The generator goes on from where it stands, but back for a step that went wrong.
+        if self._began is not None and self._began[0] == step:
+            self._states["cuda"] = self._began[1]
+        self._began = step, self._states["cuda"]
 
     def draw(self, shape: torch.Size, p: float, dtype: torch.dtype) -> Tensor:
         # Setting a state does not wait for the GPU: the generator itself is on the CPU.

@@ -1,5 +1,6 @@
 """Several trials of one worker; the training is scripted."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -7,11 +8,14 @@ import torch
 
 import automl_ft.trial.group
 from automl_ft.errors import DiskError
-from automl_ft.specs.trial import Outcome, TrialCost, TrialResult, TrialSpec
+from automl_ft.specs.trial import Outcome, TrialCost, TrialMemory, TrialResult, TrialSpec
 from automl_ft.trial.group import run_group
-from automl_ft.trial.stacked import UnstackableError
+from automl_ft.trial.heads import UnstackableError
+from automl_ft.trial.stacked import Unfinished
+from automl_ft.trial.state import TrainingState
 
 COST = TrialCost(seconds=1.0, examples=9, peak_memory_mib=1.0)
+MEMORY = TrialMemory(micro_batch_size=8, eval_batch_size=64, num_out_of_memory=2)
 SPECS = [TrialSpec(number=n, hyperparameters={}, seed=n, folder="/nowhere") for n in (3, 4, 5)]
 
 
@@ -20,7 +24,8 @@ class Bench:
 
     def __init__(self):
         self.study = SimpleNamespace(device=torch.device("cpu"), cache=None)
-        self.group = None
+        self.group = UnstackableError("no room")
+        self.unfinished = {}
         self.begun = []
         self.results = []
         self.is_pausing = False
@@ -37,6 +42,7 @@ class Bench:
             metrics={},
             evaluations=(),
             cost=COST,
+            memory=MEMORY,
         )
 
     def build_heads(self, specs, study, reporter_for):
@@ -47,7 +53,9 @@ class Bench:
 
     def train_heads(self, group, study, emit):
         for spec in group:
-            emit(self.run_trial(spec, study, f"reporter of {spec.number}"))
+            if spec.number not in self.unfinished:
+                emit(self.run_trial(spec, study, f"reporter of {spec.number}"))
+        return tuple(self.unfinished.values())
 
     def run(self, specs=SPECS):
         run_group(
@@ -119,20 +127,63 @@ def test_a_single_trial_is_no_group(bench):
     assert bench.begun == [3]
 
 
-def test_what_goes_wrong_before_the_first_step_is_left_to_each_trial(bench):
+def test_what_goes_wrong_before_the_first_step_is_left_to_each_trial(bench, caplog):
     bench.group = ValueError("no such model")
     bench.run()
     assert bench.begun == [3, 4, 5]
+    (record,) = caplog.records
+    assert record.message == "Trials 3, 4, 5 run one by one, not as a group."
+    assert "ValueError: no such model" in record.exc_text
 
 
-def test_a_group_whose_first_step_goes_wrong_runs_one_by_one(bench, monkeypatch):
-    def fail(*_):
-        raise UnstackableError("no such kernel")
-
-    monkeypatch.setattr(automl_ft.trial.group, "train_heads", fail)
-    bench.group = SPECS
+def test_log_says_why_trials_are_no_group(bench, caplog):
     bench.run()
     assert bench.begun == [3, 4, 5]
+    (record,) = caplog.records
+    assert record.message == "Trials 3, 4, 5 run one by one, not as a group: no room."
+    assert record.exc_info is None
+
+
+def test_trials_that_leave_their_group_run_one_by_one(bench):
+    bench.group = SPECS
+    bench.unfinished = {n: Unfinished(spec=SPECS[n - 3]) for n in (3, 5)}
+    bench.run()
+    assert bench.begun == [4, 3, 5]
+    assert [result.memory for result in bench.results] == [MEMORY] * 3
+
+
+def test_memory_that_ran_out_in_the_group_is_counted(bench):
+    bench.group = SPECS
+    bench.unfinished = {5: Unfinished(spec=SPECS[2], num_out_of_memory=1)}
+    bench.run()
+    assert [result.memory.num_out_of_memory for result in bench.results] == [2, 2, 3]
+
+
+def test_result_without_a_memory_record_stays_so(bench, monkeypatch):
+    def fail(spec, study, reporter):
+        return replace(bench.run_trial(spec, study, reporter), memory=None)
+
+    monkeypatch.setattr(automl_ft.trial.group, "run_trial", fail)
+    bench.group = SPECS
+    bench.unfinished = {5: Unfinished(spec=SPECS[2], num_out_of_memory=1)}
+    bench.run()
+    assert bench.results[-1].memory is None
+
+
+def test_trials_that_left_their_group_before_a_pause_tell_how_far_they_are(bench):
+    state = TrainingState(step=4, examples_seen=32, best_value=0.25, memory=MEMORY)
+
+    def pause(number):
+        bench.is_pausing = True
+        return Outcome.COMPLETE
+
+    bench.group, bench.train = SPECS, pause
+    bench.unfinished = {5: Unfinished(spec=SPECS[2], state=state)}
+    bench.run()
+    assert bench.begun == [3, 4]
+    paused = bench.results[-1]
+    assert paused.outcome is Outcome.PAUSED
+    assert (paused.value, paused.cost.examples, paused.memory) == (0.25, 32, MEMORY)
 
 
 def test_heads_are_not_built_when_a_pause_came_first(bench):

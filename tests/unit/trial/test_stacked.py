@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
-from itertools import zip_longest
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +17,12 @@ from automl_ft.config.study import ModelConfig
 from automl_ft.errors import DiskError
 from automl_ft.specs.decision import Decision
 from automl_ft.specs.failure import FailureKind
-from automl_ft.specs.hyperparameters import complete
-from automl_ft.specs.trial import Outcome, TrialResult, TrialSpec
+from automl_ft.specs.trial import Outcome
 from automl_ft.trial.checkpoint import BEST, LAST, LOGITS, load_last
-from automl_ft.trial.heads import build_heads
-from automl_ft.trial.prefix_cache import PrefixCache
+from automl_ft.trial.heads import UnstackableError, build_heads
 from automl_ft.trial.prepare import PreparedStudy, prepare_study
-from automl_ft.trial.runner import run_trial
-from automl_ft.trial.stacked import UnstackableError, train_heads
+from tests.fakes.head_groups import GroupBench, assert_equal, specs_of, with_cache
 
-TOLERANCE = 1e-5
-"""How far losses in nats may lie apart in fp32, in models this small; ten times that elsewhere."""
-PLAIN = {"freezing": "head_only", "learning_rate": 3e-3, "batch_size": 8, "epochs": 2}
 RECIPES: dict[str, dict[str, Any]] = {
     "plain": {},
     "rate": {"learning_rate": 3e-2},
@@ -56,85 +49,20 @@ def cached(study: PreparedStudy, tmp_path: Path) -> PreparedStudy:
     return with_cache(study, tmp_path)
 
 
-def with_cache(study: PreparedStudy, folder: Path) -> PreparedStudy:
-    return dataclasses.replace(study, cache=PrefixCache(folder / "cache", 2**24), assets={})
-
-
-def specs_of(folder: Path, recipes: Sequence[Mapping[str, Any]]) -> list[TrialSpec]:
-    return [
-        TrialSpec(
-            number=number,
-            hyperparameters=complete({**PLAIN, "dropout": 0.1, **recipe}),
-            seed=7 + number,
-            folder=str(folder / str(number)),
-        )
-        for number, recipe in enumerate(recipes)
-    ]
-
-
-class Bench:
-    """Runs the same trials together and alone."""
-
-    def __init__(self, study: PreparedStudy, folder: Path, script: Any) -> None:
-        self.study = study
-        self.folder = folder
-        self.script = script
-
-    def together(
-        self, recipes: Sequence[Mapping[str, Any]], reporters: Mapping[int, Any] | None = None
-    ) -> list[TrialResult]:
-        """Run them as one, or fail."""
-        found: dict[int, TrialResult] = {}
-        scripts = {n: self.script() for n in range(len(recipes))} | dict(reporters or {})
-        specs = specs_of(self.folder / "together", recipes)
-        group = build_heads(specs, self.study, lambda n: scripts[n])
-        assert group is not None
-
-        def emit(result: TrialResult) -> None:
-            found[result.number] = result
-
-        train_heads(group, self.study, emit)
-        return [found[spec.number] for spec in specs]
-
-    def alone(
-        self, recipes: Sequence[Mapping[str, Any]], reporters: Mapping[int, Any] | None = None
-    ) -> list[TrialResult]:
-        """Run them one by one."""
-        specs = specs_of(self.folder / "alone", recipes)
-        scripts = {n: self.script() for n in range(len(recipes))} | dict(reporters or {})
-        return [run_trial(spec, self.study, scripts[spec.number]) for spec in specs]
-
-    def resume(self, number: int, recipe: Mapping[str, Any]) -> TrialResult:
-        """Go on with a paused trial, alone."""
-        recipes = [*[{}] * number, recipe]
-        spec = specs_of(self.folder / "together", recipes)[number]
-        return run_trial(spec, self.study, self.script())
-
-
 @pytest.fixture
-def bench(cached: PreparedStudy, tmp_path: Path, script: Any) -> Bench:
-    return Bench(cached, tmp_path, script)
-
-
-def assert_equal(one: TrialResult, other: TrialResult, tolerance: float = TOLERANCE) -> None:
-    assert (one.number, one.outcome, one.failure) == (other.number, other.outcome, other.failure)
-    assert (one.value, one.best_step) == (other.value, other.best_step)
-    assert one.cost.examples == other.cost.examples
-    assert [e.step for e in one.evaluations] == [e.step for e in other.evaluations]
-    for here, there in zip(one.evaluations, other.evaluations, strict=True):
-        for key in ("train_loss", "validation_loss"):
-            assert here.metrics[key] == pytest.approx(there.metrics[key], abs=tolerance), key
+def bench(cached: PreparedStudy, tmp_path: Path, script: Any) -> GroupBench:
+    return GroupBench(cached, tmp_path, script)
 
 
 @pytest.mark.parametrize("recipes", [RECIPES, OTHERS], ids=["eight recipes", "other lengths"])
-def test_each_trial_ends_as_it_would_alone(bench: Bench, recipes: Mapping[str, Any]) -> None:
+def test_each_trial_ends_as_it_would_alone(bench: GroupBench, recipes: Mapping[str, Any]) -> None:
     together = bench.together(list(recipes.values()))
     for one, other in zip(together, bench.alone(list(recipes.values())), strict=True):
         assert one.outcome is Outcome.COMPLETE
         assert_equal(one, other)
 
 
-def test_what_differs_between_recipes_shows(bench: Bench) -> None:
+def test_what_differs_between_recipes_shows(bench: GroupBench) -> None:
     results = bench.together(list(RECIPES.values()))
     losses = [result.evaluations[-1].metrics["train_loss"] for result in results]
     assert len({round(loss, 6) for loss in losses}) == len(RECIPES)
@@ -142,7 +70,7 @@ def test_what_differs_between_recipes_shows(bench: Bench) -> None:
 
 @pytest.mark.parametrize("architecture", ["roberta", "xlnet", "gpt2", "modernbert", "distilbert"])
 def test_other_heads_are_trained_as_one_too(
-    bench: Bench, config: Any, save_checkpoint: Any, tmp_path: Path, architecture: str
+    bench: GroupBench, config: Any, save_checkpoint: Any, tmp_path: Path, architecture: str
 ) -> None:
     names = {
         "xlnet": {
@@ -168,7 +96,9 @@ def test_other_heads_are_trained_as_one_too(
         assert_equal(one, other)
 
 
-def test_bf16_agrees_within_its_rounding(bench: Bench, study_with: Any, tmp_path: Path) -> None:
+def test_bf16_agrees_within_its_rounding(
+    bench: GroupBench, study_with: Any, tmp_path: Path
+) -> None:
     bench.study = with_cache(study_with(precision="bf16"), tmp_path)
     recipes = list(RECIPES.values())
     for one, other in zip(bench.together(recipes), bench.alone(recipes), strict=True):
@@ -179,7 +109,7 @@ def test_bf16_agrees_within_its_rounding(bench: Bench, study_with: Any, tmp_path
 
 @pytest.mark.parametrize("micro_batch_size", [3, "auto"])
 def test_masks_are_those_of_the_micro_batches_that_a_trial_alone_makes(
-    bench: Bench, study_with: Any, tmp_path: Path, micro_batch_size: int | str
+    bench: GroupBench, study_with: Any, tmp_path: Path, micro_batch_size: int | str
 ) -> None:
     bench.study = with_cache(study_with(micro_batch_size=micro_batch_size), tmp_path)
     recipes = [{"dropout": 0.5}, {"dropout": 0.3, "batch_size": 5}]
@@ -187,7 +117,7 @@ def test_masks_are_those_of_the_micro_batches_that_a_trial_alone_makes(
         assert_equal(one, other)
 
 
-def test_class_weights_count(bench: Bench, study_with: Any, tmp_path: Path) -> None:
+def test_class_weights_count(bench: GroupBench, study_with: Any, tmp_path: Path) -> None:
     study = study_with()
     data = dataclasses.replace(study.config.data, class_weights="balanced")
     bench.study = with_cache(study_with(data=data), tmp_path)
@@ -196,13 +126,49 @@ def test_class_weights_count(bench: Bench, study_with: Any, tmp_path: Path) -> N
         assert_equal(one, other)
 
 
-def test_the_checkpoints_own_dropout_is_known(bench: Bench) -> None:
+def test_everything_at_once_counts_for_each_trial(
+    bench: GroupBench, study_with: Any, tmp_path: Path
+) -> None:
+    study = study_with()
+    data = dataclasses.replace(study.config.data, class_weights="balanced")
+    settings = {"micro_batch_size": 3, "validations_per_epoch": 3, "early_stopping_patience": 2}
+    bench.study = with_cache(study_with(data=data, **settings), tmp_path)
+    recipes: list[dict[str, Any]] = [
+        {"label_smoothing": 0.3, "dropout": 0.0, "batch_size": 4, "epochs": 3},
+        {"label_smoothing": 0.1, "dropout": 0.5, "batch_size": 16, "l1": 0.2},
+        {"dropout": 0.2, "batch_size": 32, "epochs": 4, "max_grad_norm": 0.1},
+        {"dropout": None, "learning_rate": 1e-9, "epochs": 4, "weight_decay": 0.2},
+        {"label_smoothing": 0.2, "dropout": 0.0, "batch_size": 41, "epochs": 1},
+    ]
+    for one, other in zip(bench.together(recipes), bench.alone(recipes), strict=True):
+        assert_equal(one, other)
+
+
+def test_heads_without_any_dropout_agree(bench: GroupBench) -> None:
+    recipes = [{"dropout": 0.0}, {"dropout": 0.0, "learning_rate": 1e-2, "batch_size": 5}]
+    for one, other in zip(bench.together(recipes), bench.alone(recipes), strict=True):
+        assert_equal(one, other)
+
+
+@pytest.mark.parametrize("validations_per_epoch", [0.5, 1, 4])
+def test_validations_come_as_often_as_for_a_trial_alone(
+    bench: GroupBench, study_with: Any, tmp_path: Path, validations_per_epoch: float
+) -> None:
+    study = study_with(validations_per_epoch="auto")
+    facts = dataclasses.replace(study.facts, validations_per_epoch=validations_per_epoch)
+    bench.study = with_cache(dataclasses.replace(study, facts=facts), tmp_path)
+    recipes = [{"epochs": 1}, {"epochs": 3}, {"epochs": 2, "batch_size": 32}]
+    for one, other in zip(bench.together(recipes), bench.alone(recipes), strict=True):
+        assert_equal(one, other)
+
+
+def test_the_checkpoints_own_dropout_is_known(bench: GroupBench) -> None:
     recipes = [{"dropout": 0.3}, {"dropout": None}]
     for one, other in zip(bench.together(recipes), bench.alone(recipes), strict=True):
         assert_equal(one, other)
 
 
-def test_the_best_model_and_its_scores_are_written(bench: Bench) -> None:
+def test_the_best_model_and_its_scores_are_written(bench: GroupBench) -> None:
     bench.together([{}, {"learning_rate": 3e-2}])
     bench.alone([{}, {"learning_rate": 3e-2}])
     for number in (0, 1):
@@ -214,7 +180,7 @@ def test_the_best_model_and_its_scores_are_written(bench: Bench) -> None:
         np.testing.assert_allclose(np.load(here / LOGITS), np.load(there / LOGITS), atol=1e-4)
 
 
-def test_a_checkpoint_is_laid_out_as_that_of_a_trial_alone(bench: Bench) -> None:
+def test_a_checkpoint_is_laid_out_as_that_of_a_trial_alone(bench: GroupBench) -> None:
     recipes = [{}, {"weight_decay": 0.1}]
     bench.together(recipes)
     bench.alone(recipes)
@@ -239,7 +205,7 @@ def shape_of(value: Any) -> Any:
     ids=["at a validation", "between two"],
 )
 def test_a_paused_trial_goes_on_alone_as_if_nothing_had_happened(
-    bench: Bench, script: Any, where: Mapping[str, Any]
+    bench: GroupBench, script: Any, where: Mapping[str, Any]
 ) -> None:
     recipes = [{}, {"dropout": 0.3, "lr_schedule": "cosine", "l1": 0.1}, {"batch_size": 4}]
     results = bench.together(recipes, {1: script(**where)})
@@ -251,7 +217,7 @@ def test_a_paused_trial_goes_on_alone_as_if_nothing_had_happened(
     assert_equal(results[2], whole[2])
 
 
-def test_a_pruned_trial_leaves_and_the_others_go_on(bench: Bench, script: Any) -> None:
+def test_a_pruned_trial_leaves_and_the_others_go_on(bench: GroupBench, script: Any) -> None:
     recipes = [{}, {}, {"learning_rate": 1e-2}]
     prune = {"reports": {1: Decision.PRUNE}}
     together = bench.together(recipes, {0: script(**prune)})
@@ -261,7 +227,32 @@ def test_a_pruned_trial_leaves_and_the_others_go_on(bench: Bench, script: Any) -
         assert_equal(one, other)
 
 
-def test_each_trial_stops_early_by_itself(bench: Bench, study_with: Any, tmp_path: Path) -> None:
+def test_trials_of_other_lengths_may_leave_at_any_step(bench: GroupBench, script: Any) -> None:
+    recipes = [
+        {"batch_size": 16}, {"epochs": 3}, {"batch_size": 4}, {"epochs": 1},
+        {"batch_size": 32, "epochs": 3},
+    ]  # fmt: skip
+    leaving = {
+        0: {"steps": {1: Decision.PRUNE}},
+        1: {"reports": {3: Decision.PAUSE}},
+        2: {"steps": {9: Decision.PAUSE}},
+        4: {"reports": {2: Decision.PRUNE}},
+    }
+    sides = [
+        run(recipes, {number: script(**where) for number, where in leaving.items()})
+        for run in (bench.together, bench.alone)
+    ]
+    for one, other in zip(*sides, strict=True):
+        assert_equal(one, other)
+    whole = bench.alone(recipes, place="whole")
+    for number in (1, 2):
+        assert sides[0][number].outcome is Outcome.PAUSED
+        assert_equal(bench.resume(number, recipes[number]), whole[number])
+
+
+def test_each_trial_stops_early_by_itself(
+    bench: GroupBench, study_with: Any, tmp_path: Path
+) -> None:
     bench.study = with_cache(study_with(early_stopping_patience=1), tmp_path)
     recipes = [{"learning_rate": rate, "epochs": 4} for rate in (1e-9, 1e-3, 1e-2)]
     together, alone = bench.together(recipes), bench.alone(recipes)
@@ -270,7 +261,7 @@ def test_each_trial_stops_early_by_itself(bench: Bench, study_with: Any, tmp_pat
         assert_equal(one, other)
 
 
-def test_a_trial_that_diverges_fails_alone(bench: Bench) -> None:
+def test_a_trial_that_diverges_fails_alone(bench: GroupBench) -> None:
     recipes = [{}, {"learning_rate": 1e38}, {"learning_rate": 1e-2}]
     results = bench.together(recipes)
     assert results[1].outcome is Outcome.FAILED
@@ -282,43 +273,13 @@ def test_a_trial_that_diverges_fails_alone(bench: Bench) -> None:
     assert_equal(results[2], alone[2])
 
 
-def test_an_error_in_one_trials_validation_is_its_own(bench: Bench, script: Any) -> None:
+def test_an_error_in_one_trials_validation_is_its_own(bench: GroupBench, script: Any) -> None:
     results = bench.together([{}, {}], {0: script(reports={1: ValueError("no such trial")})})
     assert [result.outcome for result in results] == [Outcome.FAILED, Outcome.COMPLETE]
     assert "no such trial" in results[0].failure.message
 
 
-def fail_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have what trials share run out of memory."""
-    calls = iter(range(step))
-
-    def micro_batches(*batches: Any, fillvalue: Any) -> Any:
-        if next(calls, None) is None:
-            raise RuntimeError("out of memory")
-        return zip_longest(*batches, fillvalue=fillvalue)
-
-    monkeypatch.setattr("automl_ft.trial.stacked.zip_longest", micro_batches)
-
-
-def test_an_error_in_what_they_share_fails_all(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fail_at(3, monkeypatch)
-    results = bench.together([{}, {}])
-    assert [result.cost.examples for result in results] == [24, 24]
-    failures = [result.failure for result in results]
-    assert {failure.kind for failure in failures if failure} == {FailureKind.OUT_OF_MEMORY}
-
-
-def test_an_error_in_the_first_step_leaves_the_trials_to_themselves(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fail_at(0, monkeypatch)
-    with pytest.raises(UnstackableError, match="out of memory"):
-        bench.together([{}, {}])
-
-
-def test_a_full_disk_ends_the_group(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_ends_the_group(bench: GroupBench, monkeypatch: pytest.MonkeyPatch) -> None:
     def fill(*_: Any) -> None:
         raise DiskError("full")
 
@@ -327,7 +288,7 @@ def test_a_full_disk_ends_the_group(bench: Bench, monkeypatch: pytest.MonkeyPatc
         bench.together([{}, {}])
 
 
-def test_trials_share_the_seconds(bench: Bench) -> None:
+def test_trials_share_the_seconds(bench: GroupBench) -> None:
     results = bench.together([{}, {}, {}])
     seconds = [result.cost.seconds for result in results]
     assert max(seconds) < 2 * min(seconds)
@@ -335,7 +296,7 @@ def test_trials_share_the_seconds(bench: Bench) -> None:
 
 
 @pytest.fixture
-def lost(bench: Bench, study: PreparedStudy) -> Callable[..., PreparedStudy]:
+def lost(bench: GroupBench, study: PreparedStudy) -> Callable[..., PreparedStudy]:
     """Return the study without what stacking needs."""
 
     def lose(what: str) -> PreparedStudy:
@@ -361,8 +322,12 @@ class Plain:
         return getattr(self._task, name)
 
 
-@pytest.mark.parametrize("what", ["cache", "device", "loss"])
+@pytest.mark.parametrize(
+    ("what", "why"),
+    [("cache", "no kept activations"), ("device", "`mps`"), ("loss", "loss of trial 0")],
+)
 def test_without_what_it_needs_there_is_no_group(
-    lost: Callable[..., PreparedStudy], script: Any, tmp_path: Path, what: str
+    lost: Callable[..., PreparedStudy], script: Any, tmp_path: Path, what: str, why: str
 ) -> None:
-    assert build_heads(specs_of(tmp_path, [{}, {}]), lost(what), lambda _: script()) is None
+    with pytest.raises(UnstackableError, match=why):
+        build_heads(specs_of(tmp_path, [{}, {}]), lost(what), lambda _: script())
