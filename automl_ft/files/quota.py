@@ -1,8 +1,9 @@
 """How do files that can be made anew stay under a byte budget, shared by several processes? A leaf.
 
 An entry is a sub-folder: `payload.bin`, `manifest.json` and `lock`. An entry whose manifest is
-missing or other than what is asked for, or whose payload has another size, is never trusted. Least
-recently used entries go first, never one that a process has open. Three kinds of locks see to it:
+missing or other than what is asked for, or whose payload has another size or checksum, is never
+trusted. The checksum is looked at when a process opens an entry for the first time. Least recently
+used entries go first, never one that a process has open. Three kinds of locks see to it:
 
 - `FOLDER/.lock`: held while room is made and while an entry appears, so the sum is always known.
 - `FOLDER/.NAME.lock`: held while an entry is made; a second process waits, then finds the entry.
@@ -22,6 +23,7 @@ import json
 import os
 import shutil
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,12 +42,13 @@ _PAYLOAD = "payload.bin"
 _MANIFEST = "manifest.json"
 _LOCK = "lock"
 _FOLDER_LOCK = ".lock"
-_VERSION = 1
+_VERSION = 2
 _OVERHEAD_BYTES = 4096
 """What an entry counts for besides its payload."""
 _SPARE_BYTES = 2**30
 """What stays free on the disk: without room for checkpoints the whole search pauses."""
 _CHUNK_BYTES = 2**23
+_MIB = 2**20
 _NO_ENTRY = frozenset(
     {
         errno.ENOSPC,
@@ -77,14 +80,21 @@ class WantedEntry:
     num_bytes: int
     """Size of the payload."""
 
-    def text(self) -> str:
+    def text(self, checksum: str) -> str:
         """Return what stands in the manifest file.
 
+        Args:
+            checksum: That of the payload.
+
         Returns:
-            JSON, the same for equal wishes.
+            JSON, the same for equal wishes and payloads.
         """
         plain = {"version": _VERSION, "num_bytes": self.num_bytes, **self.manifest}
-        return json.dumps(plain, indent=2, sort_keys=True) + "\n"
+        return json.dumps({**plain, "checksum": checksum}, indent=2, sort_keys=True) + "\n"
+
+
+class _BudgetError(OSError):
+    """The budget has no room for an entry."""
 
 
 class Entry:
@@ -121,9 +131,17 @@ class QuotaFolder:
         """
         self.num_evicted = 0
         """Entries that this object removed to make room."""
+        self.num_damaged = 0
+        """Payloads that this object found to be other than what was written."""
+        self.refusal: str | None = None
+        """Why the last `obtain` with a `fill` gave nothing, in words; None where it gave an
+        entry."""
+        self.is_short = False
+        """Whether that was for the budget."""
         self._folder = folder
         self._budget = budget_bytes
         self._is_tidy = False
+        self._is_sound_by_file: dict[tuple[int, ...], bool] = {}
 
     def obtain(self, wanted: WantedEntry, fill: Callable[[Path], None] | None) -> Entry | None:
         """Open an entry, which is made first where it is not there.
@@ -144,16 +162,24 @@ class QuotaFolder:
         Raises:
             OSError: The folder cannot be made or written for a reason that is no lack of room.
         """
+        self.refusal, self.is_short = None, False
         if not _CAN_LOCK:
+            self.refusal = "this system has no file locks"
             return None
         try:
             if not self._is_tidy:
                 self.trim()
             if not 0 < wanted.num_bytes <= self._budget - _OVERHEAD_BYTES:
-                return None
+                raise _BudgetError(errno.EDQUOT, "it is larger than the budget")
             entry = self._open(wanted)
-            return entry if entry or fill is None else self._make_once(wanted, fill)
+            if entry is None and fill is not None:
+                entry = self._make_once(wanted, fill)
+            # Not what was said of others, which `fill` may have obtained.
+            self.refusal, self.is_short = None, False
+            return entry
         except OSError as error:
+            self.refusal = error.strerror or str(error)
+            self.is_short = isinstance(error, _BudgetError)
             if error.errno in _NO_ENTRY:
                 return None
             raise
@@ -170,10 +196,24 @@ class QuotaFolder:
         lease = _lock(folder / _LOCK, is_shared=True, waits=True)
         if lease is None:
             return None
-        if _is_trusted(folder, wanted):
-            return Entry(folder / _PAYLOAD, lease)
-        os.close(lease)
+        with contextlib.ExitStack() as undo:
+            undo.callback(os.close, lease)
+            checksum = _trusted_checksum(folder, wanted)
+            if checksum is not None and self._is_sound(folder / _PAYLOAD, checksum):
+                undo.pop_all()
+                return Entry(folder / _PAYLOAD, lease)
         return None
+
+    def _is_sound(self, payload: Path, checksum: str) -> bool:
+        """Tell whether a payload is what was written; read once, and again if it is touched."""
+        try:
+            known = _identity(payload)
+            if known not in self._is_sound_by_file:
+                self._is_sound_by_file[known] = _checksum(payload) == checksum
+                self.num_damaged += not self._is_sound_by_file[known]
+        except FileNotFoundError:
+            return False
+        return self._is_sound_by_file[known]
 
     def _make_once(self, wanted: WantedEntry, fill: Callable[[Path], None]) -> Entry:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -192,7 +232,9 @@ class QuotaFolder:
                 fill(payload)
                 # Here, not under the folder's lock: it may take seconds.
                 _flush(payload)
-                (temporary / _MANIFEST).write_text(wanted.text(), encoding="utf-8")
+                text = wanted.text(_checksum(payload))
+                (temporary / _MANIFEST).write_text(text, encoding="utf-8")
+                self._is_sound_by_file[_identity(payload)] = True
                 appearing.enter_context(_held(self._folder / _FOLDER_LOCK))
             undo.pop_all()
         return Entry(target / _PAYLOAD, lease)
@@ -201,7 +243,7 @@ class QuotaFolder:
         """Make room and start the entry at its size, so that others count it, and lock it."""
         with _held(self._folder / _FOLDER_LOCK):
             if not _remove(self._folder / wanted.name):
-                raise OSError(errno.EBUSY, "another process has an entry open that must go")
+                raise OSError(errno.EBUSY, "a process has what it would replace open")
             self._make_room(wanted.num_bytes + _OVERHEAD_BYTES, is_needed=True)
             temporary.mkdir()
             with (temporary / _PAYLOAD).open("wb") as file:
@@ -214,10 +256,9 @@ class QuotaFolder:
     def _make_room(self, num_bytes: int, *, is_needed: bool) -> None:
         """Remove entries, least recently used first; none if needed room cannot be had."""
         _remove_rests(self._folder)
-        missing = max(
-            sum(map(_size, _folders(self._folder))) + num_bytes - self._budget,
-            _SPARE_BYTES + num_bytes - shutil.disk_usage(self._folder).free,
-        )
+        over_budget = sum(map(_size, _folders(self._folder))) + num_bytes - self._budget
+        over_disk = _SPARE_BYTES + num_bytes - shutil.disk_usage(self._folder).free
+        missing = max(over_budget, over_disk)
         victims = []
         with contextlib.ExitStack() as locks:
             for entry in sorted(_folders(self._folder), key=_last_use):
@@ -229,7 +270,10 @@ class QuotaFolder:
                     victims.append(entry)
                     missing -= _size(entry)
             if missing > 0 and is_needed:
-                raise OSError(errno.ENOSPC, "what is open leaves too little of the budget")
+                if over_budget >= over_disk:
+                    raise _BudgetError(errno.EDQUOT, "what is in use leaves too little of it")
+                spare = f"{_SPARE_BYTES / _MIB:.0f} MiB"
+                raise OSError(errno.ENOSPC, f"the disk would keep less than {spare} free")
             for entry in victims:
                 _delete(entry)
         self.num_evicted += len(victims)
@@ -264,13 +308,33 @@ def _lock(path: Path, *, is_shared: bool, waits: bool) -> int | None:
     return None
 
 
-def _is_trusted(folder: Path, wanted: WantedEntry) -> bool:
+def _trusted_checksum(folder: Path, wanted: WantedEntry) -> str | None:
+    """Return what the payload's checksum must be; None where the entry is another one."""
     try:
         text = (folder / _MANIFEST).read_text(encoding="utf-8")
         num_bytes = (folder / _PAYLOAD).stat().st_size
-    except (FileNotFoundError, UnicodeDecodeError):
-        return False
-    return text == wanted.text() and num_bytes == wanted.num_bytes
+        checksum = str(json.loads(text)["checksum"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+    return checksum if text == wanted.text(checksum) and num_bytes == wanted.num_bytes else None
+
+
+def _checksum(path: Path) -> str:
+    """Return what changes with a file's contents, against accidents rather than intent.
+
+    CRC-32 at 2.7 GiB/s is twice as fast as SHA-256 where the processor helps that, more elsewhere.
+    """
+    total, chunk = 0, memoryview(bytearray(_CHUNK_BYTES))
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(chunk):
+            total = zlib.crc32(chunk[:count], total)
+    return f"crc32:{total:08x}"
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    """Return what changes when a file is replaced or written to."""
+    stat = path.stat()
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def _allocate(path: Path, num_bytes: int) -> None:

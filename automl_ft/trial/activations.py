@@ -1,13 +1,15 @@
 """Which stored activations stand in for the frozen blocks of a trial?
 
 Each array is computed by the very model and in the very precision in which the trial would compute
-it at every step, once, and kept for all trials that share it.
+it at every step, once, and kept for all trials that share it. A pass over the rows begins at the
+deepest array that is there, and fills on its way the others that the trial will need.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -20,6 +22,7 @@ from automl_ft.data.encoding import EncodedSplit
 from automl_ft.models.packed_model import PackedInputs, PackedModel
 from automl_ft.models.packing import to_device
 from automl_ft.models.padded_model import PaddedModel
+from automl_ft.trial.boundaries import prefixes
 from automl_ft.trial.inputs import InputMaker, Inputs, token_indices
 from automl_ft.trial.memory import is_out_of_memory
 from automl_ft.trial.prefix_cache import CacheKey, PrefixCache, as_tensor
@@ -40,6 +43,8 @@ class Activations:
     """Where each row's tokens begin; None where the states that the head reads are held."""
     num_blocks: int
     """Blocks below the boundary."""
+    is_whole: Callable[[], bool] = lambda: True
+    """Whether they can still be read."""
 
     def take(self, rows: npt.NDArray[np.int64], inputs: Inputs) -> Tensor:
         """Return the activations of some rows.
@@ -91,45 +96,93 @@ class ActivationSource:
         view: PackedModel | PaddedModel,
         num_blocks: int,
         *,
-        is_frozen_above: bool,
+        later: Sequence[int] = (),
         may_fill: bool = True,
     ) -> Activations | None:
         """Return the activations at a boundary; compute them where they are not there yet.
 
         Args:
             view: The model, whose blocks below the boundary are as they were pretrained.
-            num_blocks: Blocks below the boundary.
-            is_frozen_above: Whether all blocks are frozen, so that the states that the head
-                reads will do.
+            num_blocks: Blocks below the boundary; where that is all of them, the states that the
+                head reads are held.
+            later: Lower boundaries, which are needed in time; filled in the pass that fills this
+                one, if there is one and if there is room.
             may_fill: Whether they are computed if they are not there.
 
         Returns:
-            The activations; None where there is no room for them, on the disk or, while they are
-            computed, in memory.
+            The activations, or else those of the highest boundary below that are there. None where
+            there are none and no room for them, on the disk or, while they are computed, in memory.
         """
-        pooled = is_frozen_above and num_blocks == view.layer_map.num_layers
-        dtype = str(view.model.dtype).removeprefix("torch.")
-        num_rows = len(self.split) if pooled else self.split.num_tokens
-
-        def fill(array: npt.NDArray[Any]) -> None:
-            self._fill_in_eval(as_tensor(array, dtype), view, num_blocks, pooled=pooled)
-
-        kind = "pooled" if pooled else "tokens"
-        width = self._width(view, num_blocks)
-        key = self.key(num_blocks, dtype, kind)
         try:
-            array = self.cache.open(key, num_rows, width, fill if may_fill else None)
+            array = self._array(view, num_blocks, later, {}) if may_fill else None
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             array = None  # the trial goes on without, in the micro-batches that fit
-        if array is None:
-            return None
-        values = as_tensor(array, dtype)
-        if pooled:
+        if array is not None:
+            return self._activations(view, num_blocks, array)
+        return self._stored(view, num_blocks)
+
+    def _array(
+        self,
+        view: PackedModel | PaddedModel,
+        num_blocks: int,
+        later: Sequence[int],
+        begun: Mapping[int, Tensor],
+    ) -> npt.NDArray[Any] | None:
+        """Open an array; while it is filled, the next one, until all are there to be filled.
+
+        Always from the top down: processes that wait for each other's arrays never do so in a ring.
+        """
+        is_filled = False
+
+        def fill(array: npt.NDArray[Any]) -> None:
+            nonlocal is_filled
+            self._begin(view, later, {**begun, num_blocks: as_tensor(array, _dtype(view))})
+            is_filled = True
+
+        array = self._look(view, num_blocks, fill)
+        if begun and not is_filled:  # it was there, or there is no room for it
+            self._begin(view, later, begun)
+        return array
+
+    def _begin(
+        self, view: PackedModel | PaddedModel, later: Sequence[int], begun: Mapping[int, Tensor]
+    ) -> None:
+        if later:
+            self._array(view, later[0], later[1:], begun)
+        else:
+            self._fill_in_eval(view, begun)
+
+    def _stored(self, view: PackedModel | PaddedModel, highest: int) -> Activations | None:
+        """Return the activations of the highest boundary up to one that are there."""
+        for num_blocks in range(highest, 0, -1):
+            array = self._look(view, num_blocks, None)
+            if array is not None:
+                return self._activations(view, num_blocks, array)
+        return None
+
+    def _look(
+        self,
+        view: PackedModel | PaddedModel,
+        num_blocks: int,
+        fill: Callable[[npt.NDArray[Any]], None] | None,
+    ) -> npt.NDArray[Any] | None:
+        pooled = _is_pooled(view, num_blocks)
+        num_rows = len(self.split) if pooled else self.split.num_tokens
+        key = self.key(num_blocks, _dtype(view), "pooled" if pooled else "tokens")
+        return self.cache.open(key, num_rows, self._width(view, num_blocks), fill)
+
+    def _activations(
+        self, view: PackedModel | PaddedModel, num_blocks: int, array: npt.NDArray[Any]
+    ) -> Activations:
+        values, offsets = as_tensor(array, _dtype(view)), None
+        if _is_pooled(view, num_blocks):
             values = values.to(self.maker.device)
-        offsets = None if pooled else np.asarray(self.split.offsets)
-        return Activations(values=values, offsets=offsets, num_blocks=num_blocks)
+        else:
+            offsets = np.asarray(self.split.offsets)
+        is_whole = partial(self.cache.is_whole, array)
+        return Activations(values=values, offsets=offsets, num_blocks=num_blocks, is_whole=is_whole)
 
     def _width(self, view: PackedModel | PaddedModel, num_blocks: int) -> int:
         if num_blocks not in self.widths:
@@ -138,19 +191,35 @@ class ActivationSource:
             self.widths[num_blocks] = hidden.shape[1]
         return self.widths[num_blocks]
 
-    def _fill_in_eval(
-        self, values: Tensor, view: PackedModel | PaddedModel, num_blocks: int, *, pooled: bool
-    ) -> None:
+    def _fill_in_eval(self, view: PackedModel | PaddedModel, arrays: Mapping[int, Tensor]) -> None:
         training = {module for module in view.model.modules() if module.training}
         view.model.eval()  # type: ignore[no-untyped-call]
         try:
-            self._fill(values, view, num_blocks, pooled=pooled)
+            for part, begin in self._passes(view, arrays):
+                self._fill(view, part, begin)
         finally:
             for module in training:
                 module.training = True
 
+    def _passes(
+        self, view: PackedModel | PaddedModel, arrays: Mapping[int, Tensor]
+    ) -> Iterator[tuple[dict[int, Tensor], Activations | None]]:
+        """Divide arrays by where a pass that fills them begins; mostly that is one pass.
+
+        It begins at what is stored at the highest boundary below, or else at the tokens.
+        """
+        missing = sorted(arrays, reverse=True)
+        while missing:
+            begin = self._stored(view, missing[0] - 1)
+            lowest = 0 if begin is None else begin.num_blocks
+            yield {number: arrays[number] for number in missing if number > lowest}, begin
+            missing = [number for number in missing if number < lowest]
+
     def _fill(
-        self, values: Tensor, view: PackedModel | PaddedModel, num_blocks: int, *, pooled: bool
+        self,
+        view: PackedModel | PaddedModel,
+        arrays: Mapping[int, Tensor],
+        begin: Activations | None,
     ) -> None:
         """Compute all rows; where memory runs out, in half as many at once."""
         size = _ROWS
@@ -159,15 +228,39 @@ class ActivationSource:
         while start < len(order):
             rows = order[start : start + size]
             try:
-                hidden = view.prefix(self.maker.make(rows), num_blocks)  # type: ignore[arg-type]
+                found = self._compute(view, rows, arrays, begin)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error) or size == 1:
                     raise
                 size //= 2
                 continue
-            places = rows if pooled else token_indices(self.split.offsets, rows)[0]
-            values[torch.from_numpy(places)] = hidden[: len(places)].to(values.device)
+            for num_blocks, hidden in found.items():
+                pooled = _is_pooled(view, num_blocks)
+                places = rows if pooled else token_indices(self.split.offsets, rows)[0]
+                values = arrays[num_blocks]
+                values[torch.from_numpy(places)] = hidden[: len(places)].to(values.device)
             start += size
+
+    def _compute(
+        self,
+        view: PackedModel | PaddedModel,
+        rows: npt.NDArray[np.int64],
+        boundaries: Iterable[int],
+        begin: Activations | None,
+    ) -> dict[int, Tensor]:
+        inputs = self.maker.make(rows)
+        if begin is None or not begin.is_whole():
+            return prefixes(view, inputs, boundaries)
+        return prefixes(view, inputs, boundaries, begin.take(rows, inputs), begin.num_blocks)
+
+
+def _dtype(view: PackedModel | PaddedModel) -> str:
+    return str(view.model.dtype).removeprefix("torch.")
+
+
+def _is_pooled(view: PackedModel | PaddedModel, num_blocks: int) -> bool:
+    """Tell whether the states that the head reads will do: no block is left to read the others."""
+    return num_blocks == view.layer_map.num_layers
 
 
 def cache_versions(device: torch.device) -> str:

@@ -6,7 +6,7 @@ are frozen, both start from stored activations.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -24,6 +24,10 @@ from automl_ft.trial.activations import Activations, ActivationSource
 from automl_ft.trial.inputs import InputMaker
 
 __all__ = ["Forward"]
+
+_WORTH_STORING = 0.1
+"""Passes over the rows from which on an array is stored that a pass comes by: storing takes about
+as long as computing a tenth of one block."""
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -49,22 +53,54 @@ class Forward:
         Args:
             plan: The freezing plan.
             stage: Its stage.
-            num_passes: How often the stage reads each row. Below one it does not pay to store
-                what no trial has stored before, unless it is small.
+            num_passes: How often the stage reads each row.
         """
         if stage == self.stage:
             return
-        self.stage, self.activations = stage, None
-        frozen = plan.frozen_prefix(stage)
-        if self.source is None or frozen is None or self.deepest_prefix < 1:
+        is_first, self.stage, self.activations = self.stage is None, stage, None
+        num_blocks = self._boundary(plan, stage)
+        if self.source is None or num_blocks < 1:
             return
-        num_blocks = min(frozen, self.deepest_prefix)
-        is_frozen_above = frozen == plan.layer_map.num_layers
-        pays = num_passes >= 1 or (is_frozen_above and num_blocks == frozen)
-        if num_blocks >= 1:
-            self.activations = self.source.open(
-                self.view, num_blocks, is_frozen_above=is_frozen_above, may_fill=pays
-            )
+        # A trial that goes on fills what it would have had if it had never stopped.
+        needed = self._passes_by_boundary(plan, stage, num_passes, is_whole=is_first)
+        self.activations = self.source.open(
+            self.view,
+            num_blocks,
+            later=[
+                number
+                for number, passes in sorted(needed.items(), reverse=True)
+                if number < num_blocks and passes >= _WORTH_STORING
+            ],
+            may_fill=self._pays(needed),
+        )
+
+    def _boundary(self, plan: FreezingPlan, stage: int) -> int:
+        """Return how many blocks activations can stand in for in a stage."""
+        frozen = plan.frozen_prefix(stage)
+        return -1 if frozen is None else min(frozen, self.deepest_prefix)
+
+    def _passes_by_boundary(
+        self, plan: FreezingPlan, stage: int, num_passes: float, *, is_whole: bool
+    ) -> dict[int, float]:
+        """Return how often a trial, or what is left of it, reads each row at each boundary."""
+        passes: dict[int, float] = {}
+        for other in range(0 if is_whole else stage, plan.num_stages):
+            num_blocks = self._boundary(plan, other)
+            if num_blocks >= 1:
+                share = num_passes * plan.share(other) / plan.share(stage)
+                passes[num_blocks] = passes.get(num_blocks, 0.0) + share
+        return passes
+
+    def _pays(self, passes: Mapping[int, float]) -> bool:
+        """Tell whether one pass over the rows costs less than it saves.
+
+        One up to the states that the head reads always does: they are small, and the first thing
+        that other trials want.
+        """
+        deepest = max(passes)
+        if deepest == self.view.layer_map.num_layers:
+            return True
+        return sum(number * share for number, share in passes.items()) >= deepest
 
     @contextmanager
     def scores(
@@ -84,6 +120,8 @@ class Forward:
         if augmentation is not None:
             augment = augmenter(augmentation, seed=key[0], epoch=key[1])
         inputs = self.maker.make(rows, augment)
+        if self.activations is not None and not self.activations.is_whole():
+            self.activations = None
         stored = self.activations
         hidden = None if stored is None else stored.take(rows, inputs)
         num_blocks = 0 if stored is None else stored.num_blocks

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import math
 import mmap
 import warnings
@@ -33,6 +34,10 @@ _STORED: dict[str, np.dtype[Any]] = {
 }
 """NumPy has no bfloat16: its bits are kept."""
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_MIB = 2**20
+_SETTING = "`training.activation_cache_gib`"
+_WITHOUT = "They are computed at every step instead: slower, with the same results."
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,6 +96,9 @@ class PrefixCache:
         self._store = QuotaFolder(folder, budget_bytes)
         self._arrays: weakref.WeakValueDictionary[str, NDArray[Any]] = weakref.WeakValueDictionary()
         self._entries: dict[str, Entry] = {}
+        self._folder = folder
+        self._budget = budget_bytes
+        self._said: set[str] = set()
         self._num_hits = 0
         self._num_misses = 0
         self._num_refused = 0
@@ -111,7 +119,8 @@ class PrefixCache:
         """Map an array, which is computed first where it is not there.
 
         Of several processes that want one array at once, one computes it and the others wait. An
-        array that is not what the key says, or of another shape or size, is replaced.
+        array that is not what the key says, or of another shape, size or checksum, is replaced.
+        Where files fail in any way there is no array; why is logged once.
 
         Args:
             key: What the array depends on.
@@ -123,10 +132,7 @@ class PrefixCache:
         Returns:
             The array, read-only, shape (num_rows, width), float32, or uint16 that hold the bits
             of bfloat16 (see `as_tensor`); the same one while somebody refers to it. None where
-            there is no room for it: then the caller computes without a cache.
-
-        Raises:
-            OSError: The folder cannot be made or written for a reason that is no lack of room.
+            there is no room for it, or no way to keep it: then the caller computes without a cache.
         """
         shape = (num_rows, width)
         array = self._arrays.get(key.digest)
@@ -141,12 +147,32 @@ class PrefixCache:
             assert fill is not None
             fill(np.memmap(payload, dtype=_STORED[key.dtype], mode="r+", shape=shape))
 
-        entry = self._store.obtain(_wanted(key, shape), None if fill is None else write)
-        array = None if entry is None else self._map(key, shape, entry)
+        array = self._obtain(key, shape, None if fill is None else write)
         self._num_misses += is_new
         self._num_hits += array is not None and not is_new
         self._num_refused += array is None and fill is not None
         return array
+
+    def is_whole(self, array: NDArray[Any]) -> bool:
+        """Tell whether the file of an array still has its size; asks the system, reads nothing.
+
+        What lay beyond the end of a file that somebody cut short cannot be read: the attempt kills
+        the process. A file that was removed stays whole for whoever has it.
+
+        Args:
+            array: From `open`.
+
+        Returns:
+            False once it must not be read any more.
+        """
+        mapped: Any = array.base  # the `mmap` that `_map` made
+        try:
+            is_whole = bool(mapped.size() >= array.nbytes)
+        except OSError:
+            is_whole = False
+        if not is_whole:
+            self._say("cut", f"Activations in `{self._folder}` were cut short. {_WITHOUT}")
+        return is_whole
 
     def close(self) -> None:
         """Let go of everything now, even where garbage still refers to it; usable again after.
@@ -158,12 +184,66 @@ class PrefixCache:
             entry.close()
         self._entries.clear()
 
+    def _obtain(
+        self, key: CacheKey, shape: tuple[int, int], write: Callable[[Path], None] | None
+    ) -> NDArray[Any] | None:
+        """Open and map an array; say once why there is none where one was asked for."""
+        wanted, store = _wanted(key, shape), self._store
+        num_damaged = store.num_damaged
+        try:
+            entry = store.obtain(wanted, write)
+        except OSError:  # a folder that is read-only, or was removed meanwhile
+            entry = None
+        if store.num_damaged > num_damaged:
+            place = self._folder / wanted.name
+            self._say(f"damaged {place}", f"`{place}` is damaged. It is not used but made anew.")
+        if entry is not None:
+            return self._map(key, shape, entry)
+        if store.is_short:
+            if write is not None:
+                self._say_short(wanted.num_bytes)
+        elif store.refusal is not None:
+            text = f"No activations are kept in `{self._folder}`: {store.refusal}. {_WITHOUT}"
+            self._say(store.refusal, text)
+        return None
+
+    def _say_short(self, num_bytes: int) -> None:
+        """Log that the budget is too small, once for all processes of a study."""
+        if not self._budget:
+            return  # as the user wants it
+        rest = "" if num_bytes > self._budget else ", and what is in use leaves too little of it"
+        text = (
+            f"Activations of frozen blocks that take {math.ceil(num_bytes / _MIB)} MiB are not"
+            f" kept: {_SETTING} is {self._budget / 2**30:.3g} ({self._budget // _MIB} MiB){rest}."
+            f" {_WITHOUT} Set a larger value to keep them."
+        )
+        mark = self._folder / f".said-{self._budget}"
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            mark.touch(exist_ok=False)
+        except FileExistsError:
+            return
+        except OSError:
+            pass  # then each process says it once
+        self._say("short", text)
+
+    def _say(self, subject: str, text: str) -> None:
+        """Log something once."""
+        if subject not in self._said:
+            self._said.add(subject)
+            _log.warning("%s", text)
+
     def _map(self, key: CacheKey, shape: tuple[int, int], entry: Entry) -> NDArray[Any] | None:
+        num_bytes = math.prod(shape) * _STORED[key.dtype].itemsize
         try:
             with entry.payload.open("rb") as file:
-                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except OSError:  # such as too little address space: no cache, but no failed trial either
+                mapped = mmap.mmap(file.fileno(), num_bytes, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:
+            # Too little address space, say, or a file that was cut short since it was looked at:
+            # no cache, but no failed trial either.
             entry.close()
+            text = f"No activations are read from `{self._folder}`: {error}. {_WITHOUT}"
+            self._say(str(error), text)
             return None
         array: NDArray[Any] = np.ndarray(shape, _STORED[key.dtype], buffer=mapped)
         # Views and tensors keep the array alive, and so the entry open.

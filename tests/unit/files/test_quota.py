@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import zlib
 
 import pytest
 
@@ -147,7 +148,8 @@ def test_system_that_knows_no_allocation_gets_zeros(folder, monkeypatch):
 def test_manifest_tells_what_the_payload_is(folder):
     QuotaFolder(folder, room_for(1)).obtain(wish("a", key={"k": 3}), write("x"))
     manifest = json.loads((folder / "a" / "manifest.json").read_text())
-    assert manifest == {"version": 1, "num_bytes": KB, "what": "a", "key": {"k": 3}}
+    assert manifest.pop("checksum") == f"crc32:{zlib.crc32(b'x' * KB):08x}"
+    assert manifest == {"version": 2, "num_bytes": KB, "what": "a", "key": {"k": 3}}
 
 
 def test_least_recently_used_goes_first(folder):

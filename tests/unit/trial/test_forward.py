@@ -28,16 +28,16 @@ class Source:
     """Remembers what was asked for; has room for it or not."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[int, bool]] = []
+        self.asked: list[tuple[int, list[int]]] = []
         self.looked_for: list[int] = []
 
     def open(
-        self, view: Any, num_blocks: int, *, is_frozen_above: bool, may_fill: bool
+        self, view: Any, num_blocks: int, *, later: list[int], may_fill: bool
     ) -> Activations | None:
         if not may_fill:
             self.looked_for.append(num_blocks)
             return None
-        self.asked.append((num_blocks, is_frozen_above))
+        self.asked.append((num_blocks, later))
         return Activations(values=None, offsets=None, num_blocks=num_blocks)  # type: ignore[arg-type]
 
 
@@ -66,9 +66,9 @@ def entered(study: PreparedStudy, make_spec: Any):
     [
         ({}, []),
         ({"freezing": "embeddings"}, []),
-        (BOTTOM, [(1, False)]),
-        (HEAD, [(2, True)]),
-        ({**HEAD, "reinit_layers": 1}, [(1, False)]),
+        (BOTTOM, [(1, [])]),
+        (HEAD, [(2, [])]),
+        ({**HEAD, "reinit_layers": 1}, [(1, [])]),
     ],
 )
 def test_the_frozen_blocks_are_stood_in_for(entered: Any, recipe: Any, expected: Any) -> None:
@@ -77,25 +77,57 @@ def test_the_frozen_blocks_are_stood_in_for(entered: Any, recipe: Any, expected:
 
 def test_each_stage_of_unfreezing_asks_for_fewer_blocks(entered: Any) -> None:
     asked, forward = entered(GRADUAL, 0, 1, 2, 3)
-    assert asked == [(2, True), (1, False)]
+    assert asked == [(2, [1]), (1, [])]
     assert forward.activations is None
 
 
+def test_what_a_later_stage_hardly_reads_is_not_stored_on_the_way(entered: Any) -> None:
+    assert entered(GRADUAL, passes=0.09)[0] == [(2, [])]
+
+
+def test_stages_that_share_a_boundary_pay_for_it_together(entered: Any) -> None:
+    for passes, expected in ((0.5, [(1, [])]), (0.4, [])):
+        assert entered(GRADUAL, 0, passes=passes, deepest=1)[0] == expected
+
+
+def test_a_later_stage_fills_only_what_its_own_passes_pay_for(entered: Any) -> None:
+    assert entered(GRADUAL, 0, 1, passes=0.9)[0] == [(2, [1])]
+
+
+def test_a_trial_that_goes_on_fills_what_it_would_have_had(entered: Any) -> None:
+    assert entered(GRADUAL, 1, passes=0.9)[0] == [(1, [])]
+
+
 def test_a_stage_is_entered_once(entered: Any) -> None:
-    assert entered(BOTTOM, 0, 0, 0)[0] == [(1, False)]
+    assert entered(BOTTOM, 0, 0, 0)[0] == [(1, [])]
 
 
-@pytest.mark.parametrize(("deepest", "expected"), [(1, [(1, True)]), (0, []), (-1, [])])
+@pytest.mark.parametrize(("deepest", "expected"), [(1, [(1, [])]), (0, []), (-1, [])])
 def test_no_more_is_stored_than_the_model_allows(
-    entered: Any, deepest: int, expected: list[tuple[int, bool]]
+    entered: Any, deepest: int, expected: list[tuple[int, list[int]]]
 ) -> None:
     assert entered(HEAD, deepest=deepest)[0] == expected
 
 
 def test_what_is_read_less_than_once_is_stored_only_where_it_is_small(entered: Any) -> None:
     assert entered(BOTTOM, passes=0.9)[0] == []
-    assert entered(HEAD, passes=0.9)[0] == [(2, True)]
+    assert entered(HEAD, passes=0.9)[0] == [(2, [])]
     assert entered(HEAD, passes=0.9, deepest=1)[0] == []
+
+
+def test_activations_that_cannot_be_read_any_more_are_let_go(
+    study: PreparedStudy, make_spec: Any
+) -> None:
+    forward = build_job(make_spec(), study).validation
+    expected = forward.all_scores(4)
+    forward.activations = Activations(
+        values=None,  # type: ignore[arg-type]
+        offsets=None,
+        num_blocks=1,
+        is_whole=lambda: False,
+    )
+    np.testing.assert_array_equal(forward.all_scores(4), expected)
+    assert forward.activations is None
 
 
 def test_all_scores_are_those_of_padded_batches_in_the_order_of_the_rows(
