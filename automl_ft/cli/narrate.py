@@ -26,6 +26,11 @@ __all__ = [
     "written_training",
 ]
 
+_PRECISIONS = {
+    "fp32": "fp32",
+    "tf32": "tf32, validation in fp32",
+    "bf16": "bf16 with fp32 parameters, validation in fp32",
+}
 _BATCHES = {
     "packed": "rows packed end to end, without padding",
     "bucketed": "rows of similar length padded together",
@@ -69,16 +74,15 @@ def written_training(facts: StudyFacts) -> str:
         facts: The facts.
 
     Returns:
-        Such as `bf16, rows packed end to end`; of each model where they differ.
+        Such as `fp32; rows packed end to end, without padding`; of each model where they differ.
     """
-    precision = facts.precision
-    if precision == "bf16":
-        precision = "bf16 with fp32 parameters, validation in fp32"
-    ways = {model.batching for model in facts.checkpoints}
-    if len(ways) == 1:
-        return f"{precision}; {_BATCHES[ways.pop()]}"
-    each = (f"{_BATCHES[model.batching]} ({model.checkpoint})" for model in facts.checkpoints)
-    return f"{precision}; {', '.join(each)}"
+    ways = {
+        model.checkpoint: f"{_PRECISIONS[facts.precision_of(model)]}; {_BATCHES[model.batching]}"
+        for model in facts.checkpoints
+    }
+    if len(set(ways.values())) == 1:
+        return next(iter(ways.values()))
+    return ". ".join(f"{checkpoint}: {way}" for checkpoint, way in ways.items())
 
 
 def _classes(labels: tuple[str, ...]) -> str:

@@ -108,7 +108,7 @@ def _plain(job: ExportJob) -> dict[str, Any]:
     plain["model"] |= _pinned_model(job)
     plain["data"]["max_length"] = job.checkpoint.max_length
     plain["training"]["seed"] = job.seed
-    plain["training"]["precision"] = job.facts.precision
+    plain["training"]["precision"] = job.facts.precision_of(job.checkpoint)
     plain["training"]["batching"] = job.checkpoint.batching
     plain["training"]["validations_per_epoch"] = stored_setting(
         resolved_validations(job.config.training.validations_per_epoch, job.facts)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -109,7 +108,11 @@ class Capabilities:
 
 
 def find_capabilities(
-    model: PreTrainedModel, layer_map: LayerMap, *, longest: int | None = None
+    model: PreTrainedModel,
+    layer_map: LayerMap,
+    *,
+    longest: int | None = None,
+    is_fatal: Callable[[Exception], bool] = lambda error: False,
 ) -> Capabilities:
     """Try the shortcuts on a model.
 
@@ -121,12 +124,21 @@ def find_capabilities(
         model: In fp32; left in eval mode, with packed attention if it allows that.
         layer_map: Its parts.
         longest: Tokens of the longest row that it will be run on; None for up to 512.
+        is_fatal: Tells errors that say nothing of the model, such as a lack of memory.
 
     Returns:
         What it allows.
+
+    Raises:
+        Exception: One that is fatal.
     """
     model.eval()  # type: ignore[no-untyped-call]
-    trial = _Trial(model, layer_map, _long_rows(model, longest))
+    try:
+        trial = _Trial(model, layer_map, _long_rows(model, longest), is_fatal)
+    except Exception as error:  # as in `_agrees`
+        if is_fatal(error):
+            raise
+        return _without_shortcuts(type(model).__name__)
     packed = trial.find_packed()
     has_read_block = packed is not None and trial.read_block_agrees(packed)
     deepest = trial.deepest_prefix(packed)
@@ -142,6 +154,17 @@ def find_capabilities(
             *_prefix_notes(type(model).__name__, deepest, layer_map.num_layers),
             *heads,
         ),
+    )
+
+
+def _without_shortcuts(name: str) -> Capabilities:
+    return Capabilities(
+        padded=PaddedTraits(reads="all", is_length_first=False, output_length=None),
+        packed=None,
+        has_read_block=False,
+        deepest_prefix=-1,
+        can_stack=False,
+        notes=(f"`{name}` allows none of the engine's shortcuts: it runs plainly.",),
     )
 
 
@@ -179,9 +202,14 @@ class _Trial:
     """Runs one model plainly, then with shortcuts, on the same rows."""
 
     def __init__(
-        self, model: PreTrainedModel, layer_map: LayerMap, long_rows: Sequence[Tensor]
+        self,
+        model: PreTrainedModel,
+        layer_map: LayerMap,
+        long_rows: Sequence[Tensor],
+        is_fatal: Callable[[Exception], bool],
     ) -> None:
         self._model = model
+        self._is_fatal = is_fatal
         self._layer_map = layer_map
         self._rows: Sequence[Tensor] = _short_rows(model)
         self.padded: PaddedTraits
@@ -191,11 +219,15 @@ class _Trial:
             self._samples.append(_Sample(rows=long_rows, scores=self._plain(long_rows)))
 
     def _plain(self, rows: Sequence[Tensor]) -> Tensor | None:
-        """Return the plain model's scores; None where it fails, as for want of memory."""
-        with suppress(Exception), torch.no_grad():
-            logits: Tensor = self._model(**self._padded_inputs(rows).arguments).logits
-            return logits
-        return None
+        """Return the plain model's scores; None where it fails."""
+        try:
+            with torch.no_grad():
+                logits: Tensor = self._model(**self._padded_inputs(rows).arguments).logits
+                return logits
+        except Exception as error:
+            if self._is_fatal(error):
+                raise
+            return None
 
     @torch.enable_grad()
     def _look(self) -> Tensor:
@@ -272,13 +304,13 @@ class _Trial:
         layer_map, chain = self._layer_map, None
         if deepest < layer_map.num_layers:
             return ()
-        view, inputs = self._view(packed)
+        view, inputs = self._view(packed, self._rows)
 
         def run(pooled: Tensor) -> Tensor:
             with view.scores(inputs, pooled, deepest) as scores:  # type: ignore[arg-type]
                 return scores
 
-        with suppress(Exception):  # as in `_agrees`
+        try:
             chain = find_head_chain(
                 self._model,
                 {name for part in layer_map.modules[:-1] for name in part},
@@ -286,25 +318,41 @@ class _Trial:
                 run,
                 view.prefix(inputs, deepest),  # type: ignore[arg-type]
             )
+        except Exception as error:  # as in `_agrees`
+            if self._is_fatal(error):
+                raise
         name = type(self._model).__name__
         return () if chain else (f"Heads of `{name}` are trained one by one.",)
 
     def _view(
-        self, packed: PackedTraits | None
+        self, packed: PackedTraits | None, rows: Sequence[Tensor]
     ) -> tuple[PackedModel | PaddedModel, PackedInputs | PaddedInputs]:
         if packed is not None:
-            return self._packed_view(packed), self._packed_inputs()
+            return self._packed_view(packed), self._packed_inputs(rows)
         view = PaddedModel(model=self._model, layer_map=self._layer_map, traits=self.padded)
-        return view, self._padded_inputs(self._rows)
+        return view, self._padded_inputs(rows)
 
     def _from_prefix(self, packed: PackedTraits | None, num_blocks: int) -> Tensor:
-        view, inputs = self._view(packed)
-        hidden = view.prefix(inputs, num_blocks)  # type: ignore[arg-type]
+        """Score the rows from activations that were computed for each row by itself.
+
+        So they are stored: in other batches than those in which they are used. Where a row's states
+        depend on the rows or the padding beside it (FNet, Nystromformer), this does not agree.
+        """
+        view, inputs = self._view(packed, self._rows)
+        hidden = torch.cat([self._row_prefix(packed, row, num_blocks) for row in self._rows])
+        if packed is not None and num_blocks < self._layer_map.num_layers:
+            num_filler = len(self._packed_inputs(self._rows).input_ids) - len(hidden)
+            hidden = torch.cat([hidden, hidden[:1].expand(num_filler, -1)])
         with view.scores(inputs, hidden, num_blocks) as scores:  # type: ignore[arg-type]
             return scores
 
+    def _row_prefix(self, packed: PackedTraits | None, row: Tensor, num_blocks: int) -> Tensor:
+        view, inputs = self._view(packed, [row])
+        hidden = view.prefix(inputs, num_blocks)  # type: ignore[arg-type]
+        return hidden[: len(row) if num_blocks < self._layer_map.num_layers else 1]
+
     def _packed(self, traits: PackedTraits, block: ReadBlock | None = None) -> Tensor:
-        with self._packed_view(traits, block).scores(self._packed_inputs()) as scores:
+        with self._packed_view(traits, block).scores(self._packed_inputs(self._rows)) as scores:
             return scores
 
     def _packed_view(self, traits: PackedTraits, block: ReadBlock | None = None) -> PackedModel:
@@ -316,11 +364,11 @@ class _Trial:
             stream=None,
         )
 
-    def _packed_inputs(self) -> PackedInputs:
+    def _packed_inputs(self, rows: Sequence[Tensor]) -> PackedInputs:
         device = self._model.device
-        packing = pack(np.asarray([len(row) for row in self._rows]), device)
-        filler = torch.zeros(packing.num_tokens - sum(map(len, self._rows)), dtype=torch.int64)
-        ids = torch.cat([*self._rows, filler]).to(device)
+        packing = pack(np.asarray([len(row) for row in rows]), device)
+        filler = torch.zeros(packing.num_tokens - sum(map(len, rows)), dtype=torch.int64)
+        ids = torch.cat([*rows, filler]).to(device)
         return PackedInputs(input_ids=ids, token_type_ids=None, packing=packing)
 
     def _padded_inputs(self, rows: Sequence[Tensor]) -> PaddedInputs:
@@ -351,7 +399,9 @@ class _Trial:
                     scores = run()
                 if not _is_close(scores, sample.scores):
                     return False
-        except Exception:
+        except Exception as error:
+            if self._is_fatal(error):
+                raise
             return False
         finally:
             self._rows = before
@@ -366,9 +416,23 @@ def _is_close(scores: Tensor, wanted: Tensor | None) -> bool:
 
 
 def _short_rows(model: PreTrainedModel) -> list[Tensor]:
+    """Return a row with the model's special tokens, some others, and one of equal tokens."""
     rows = _rows(model, _LENGTHS)
+    special = _special_tokens(model.config.get_text_config())[: len(rows[0]) - 1]
+    rows[0][1 : 1 + len(special)] = torch.tensor(special, dtype=torch.int64)
     rows[-1] = rows[-1][:1].expand(len(rows[-1]))
     return rows
+
+
+def _special_tokens(config: PretrainedConfig) -> list[int]:
+    """Return the tokens that a config names, but padding: ESM's embedding counts mask tokens."""
+    found = {
+        value
+        for name, value in config.to_dict().items()
+        if name.endswith("_token_id") and type(value) is int
+    }
+    padding, size = getattr(config, "pad_token_id", None), getattr(config, "vocab_size", 0)
+    return sorted(token for token in found if 0 <= token < size and token != padding)
 
 
 def _long_rows(model: PreTrainedModel, longest: int | None) -> list[Tensor]:

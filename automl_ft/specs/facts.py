@@ -68,6 +68,8 @@ class CheckpointFacts:
     kept."""
     can_stack: bool = True
     """Whether the heads of several head-only trials can be trained together."""
+    can_bf16: bool = True
+    """Whether it computes in bf16; where not, its trials compute in fp32 instead."""
     fallbacks: tuple[str, ...] = ()
     """Sentences on shortcuts of the training engine that this model does not allow."""
     validation_cost: float | None = field(default=None, compare=False)
@@ -92,6 +94,18 @@ class StudyFacts:
     validations_per_epoch: float = 2.0
     """What `training.validations_per_epoch` came to; a fraction 1/m is one validation in m epochs.
     Studies from before it could be `auto` had 2 unless they set it."""
+
+    def precision_of(self, checkpoint: CheckpointFacts) -> str:
+        """Return in which precision the trials of a checkpoint compute.
+
+        Args:
+            checkpoint: One of the study's.
+
+        Returns:
+            `fp32`, `tf32` or `bf16`.
+        """
+        is_unable = self.precision == "bf16" and not checkpoint.can_bf16
+        return "fp32" if is_unable else self.precision
 
     @property
     def num_layers(self) -> int:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from automl_ft.models.capabilities import Capabilities, find_capabilities
 from automl_ft.models.load import LoadedModel
 from automl_ft.models.vocabulary import Vocabulary, find_vocabulary
+from automl_ft.trial.memory import is_out_of_memory
 from automl_ft.trial.prepare import OpenCheckpoint, PreparedStudy
 
 __all__ = ["CheckpointAssets", "assets_of"]
@@ -43,7 +44,10 @@ def assets_of(
         also = [] if replacement is None else [replacement]
         known = CheckpointAssets(
             capabilities=find_capabilities(
-                loaded.model, loaded.layer_map, longest=opened.facts.max_length
+                loaded.model,
+                loaded.layer_map,
+                longest=opened.facts.max_length,
+                is_fatal=is_out_of_memory,
             ),
             vocabulary=find_vocabulary(
                 loaded.model, (split.input_ids for split in opened.splits.values()), also

@@ -16,8 +16,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from automl_ft.models.freezing import FreezingPlan
+from automl_ft.trial.memory import is_out_of_memory
 
-__all__ = ["ComputeModel", "compute_model", "in_bf16"]
+__all__ = ["ComputeModel", "compute_model", "in_bf16", "runs_in_bf16"]
+
+_FEW_TOKENS = 128
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -116,3 +119,30 @@ def in_bf16(model: PreTrainedModel) -> PreTrainedModel:
             if buffer.is_floating_point() and "inv_freq" not in name:
                 module._buffers[name] = buffer.to(torch.bfloat16)
     return model
+
+
+def runs_in_bf16(model: PreTrainedModel) -> bool:
+    """Try whether a model has all its operators in bf16, forward and backward.
+
+    Args:
+        model: In fp32, on the device where it will train; left as it is.
+
+    Returns:
+        False where a copy of it in bf16 fails (the Fourier transform of FNet), or gives no numbers.
+
+    Raises:
+        Exception: Memory ran out, which says nothing of the model.
+    """
+    vocabulary = getattr(model.config.get_text_config(), "vocab_size", _FEW_TOKENS)
+    ids = torch.arange(1, 9, device=model.device).remainder(vocabulary).view(2, 4)
+    try:
+        twin = in_bf16(copy.deepcopy(model))
+        with torch.enable_grad():
+            scores = twin(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+            scores.float().square().sum().backward()
+    except Exception as error:
+        # Which errors missing operators raise cannot be known; none of them is the user's.
+        if is_out_of_memory(error):
+            raise
+        return False
+    return bool(torch.isfinite(scores).all())

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import torch
+from transformers import PreTrainedModel
 
-from automl_ft.config.study import StudyConfig
+from automl_ft.config.study import StudyConfig, TrainingConfig
 from automl_ft.data.batches import Padding
 from automl_ft.data.encoding import EncodedSplit
 from automl_ft.models.capabilities import Capabilities, find_capabilities
@@ -20,6 +21,7 @@ from automl_ft.models.load import LoadedModel
 from automl_ft.models.vocabulary import vocabulary_notes
 from automl_ft.specs.validation import is_dear, may_matter, usual_cost
 from automl_ft.trial.batching import BUCKETED, HARDLY_MATTERS_SECONDS, PACKED, choose_batching
+from automl_ft.trial.compute import runs_in_bf16
 from automl_ft.trial.memory import is_out_of_memory
 from automl_ft.trial.precision import pick_device, resolve_precision
 from automl_ft.trial.stopwatch import Stopwatch, make_stopwatch
@@ -56,6 +58,8 @@ class ModelLook:
     """Whether heads can be trained together."""
     validation_cost: float | None
     """What a token costs in validation; None where it was not measured."""
+    can_bf16: bool
+    """Whether the model computes in bf16; True where nobody asked."""
     fallbacks: tuple[str, ...]
     """A sentence for each shortcut that is not taken."""
 
@@ -116,7 +120,14 @@ def look_at_model(config: StudyConfig, looked_at: LookedAt) -> ModelLook:
     precision = resolve_precision(config.training.precision, device)
     loaded = looked_at.loaded
     loaded.model.to(device)  # type: ignore[arg-type]  # transformers wraps `to`
-    capabilities = find_capabilities(loaded.model, loaded.layer_map, longest=looked_at.max_length)
+    capabilities = find_capabilities(
+        loaded.model,
+        loaded.layer_map,
+        longest=looked_at.max_length,
+        is_fatal=is_out_of_memory,
+    )
+    can_bf16 = precision != "bf16" or runs_in_bf16(loaded.model)
+    precision = precision if can_bf16 else "fp32"
     watch = _Watch(looked_at, capabilities, precision)
     batching = BUCKETED
     if capabilities.packed is not None:
@@ -132,7 +143,11 @@ def look_at_model(config: StudyConfig, looked_at: LookedAt) -> ModelLook:
         batching=batching,
         can_stack=capabilities.can_stack,
         validation_cost=cost,
-        fallbacks=_fallbacks(looked_at, capabilities, batching),
+        can_bf16=can_bf16,
+        fallbacks=(
+            *_fallbacks(looked_at, capabilities, batching),
+            *_dropped_wishes(config.training, loaded.model, batching, can_bf16=can_bf16),
+        ),
     )
 
 
@@ -197,6 +212,19 @@ def _must_measure(config: StudyConfig, looked_at: LookedAt, precision: str) -> b
         return False  # in fp32 both compute alike on any device
     tokens = [looked_at.splits[name].num_tokens for name in ("train", "validation")]
     return may_matter(tokens[0], tokens[1], usual_cost(precision))
+
+
+def _dropped_wishes(
+    training: TrainingConfig, model: PreTrainedModel, batching: str, *, can_bf16: bool
+) -> list[str]:
+    """Say what was asked for, or would have been chosen, and cannot be had."""
+    name, notes = type(model).__name__, []
+    if training.batching == PACKED and batching != PACKED:
+        notes.append(f"`training.batching: packed` cannot be had with `{name}`.")
+    if not can_bf16:
+        asked = ", though `training.precision` says so" if training.precision == "bf16" else ""
+        notes.append(f"`{name}` does not compute in bf16{asked}: its trials compute in fp32.")
+    return notes
 
 
 def _fallbacks(looked_at: LookedAt, capabilities: Capabilities, batching: str) -> tuple[str, ...]:

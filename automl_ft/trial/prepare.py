@@ -113,6 +113,18 @@ class PreparedStudy:
         setting = self.config.training.precision
         return self.facts.precision if setting == "auto" else setting
 
+    def precision_of(self, opened: OpenCheckpoint) -> str:
+        """Return in which precision the trials of a checkpoint compute.
+
+        Args:
+            opened: The checkpoint.
+
+        Returns:
+            `fp32`, `tf32` or `bf16`.
+        """
+        is_unable = self.precision == "bf16" and not opened.facts.can_bf16
+        return "fp32" if is_unable else self.precision
+
     @property
     def validations_per_epoch(self) -> float:
         """Validations in each epoch; a fraction 1/m is one in m epochs."""
@@ -345,6 +357,7 @@ def _open_fresh(
         num_tokens=splits["train"].num_tokens,
         batching=look.batching,
         can_stack=look.can_stack,
+        can_bf16=look.can_bf16,
         fallbacks=look.fallbacks,
         validation_cost=look.validation_cost,
     )

@@ -237,3 +237,68 @@ def test_a_model_that_fails_on_long_rows_keeps_to_the_plain_path(windowed) -> No
     found = find_capabilities(model, layer_map)
     assert found.packed is None
     assert found.deepest_prefix == -1
+
+
+def tiny(model_type: str, **config: object):
+    """A model of another architecture than the tests' own, in eval mode, with its layer map."""
+    small = {
+        "vocab_size": 60, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "intermediate_size": 16, "max_position_embeddings": 40, "num_labels": 2, "pad_token_id": 0,
+    }  # fmt: skip
+    config = AutoConfig.for_model(model_type, **{**small, **config})
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn(parameter.shape)
+    return model, map_layers(model)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "config"),
+    [("fnet", {}), ("convbert", {"embedding_size": 16, "head_ratio": 1, "conv_kernel_size": 3})],
+)
+def test_states_that_depend_on_the_padding_beside_them_are_not_kept(model_type, config):
+    model, layer_map = tiny(model_type, **config)
+    found = find_capabilities(model, layer_map)
+    assert found.deepest_prefix == -1
+    assert any("not kept" in note for note in found.notes)
+
+
+def test_a_model_that_cannot_be_looked_at_runs_plainly():
+    model, layer_map = tiny("canine", max_position_embeddings=64, num_hidden_layers=1)
+    found = find_capabilities(model, layer_map)
+    assert found.packed is None
+    assert found.deepest_prefix == -1
+    assert not found.can_stack
+    (note,) = found.notes
+    assert "allows none of the engine's shortcuts" in note
+    ids = torch.arange(1, 21).view(2, 10)
+    mask = torch.ones_like(ids)
+    mask[1, 6:] = 0
+    inputs = PaddedInputs(arguments={"input_ids": ids, "attention_mask": mask})
+    with torch.no_grad(), found.padded_model(model, layer_map).scores(inputs) as scores:
+        assert torch.equal(scores, model(input_ids=ids, attention_mask=mask).logits)
+
+
+@pytest.mark.parametrize("position", [1, 2, 5])
+def test_a_lack_of_memory_says_nothing_of_a_model(load, position):
+    loaded = load("bert")
+    runs = 0
+
+    def fail(*args: object) -> None:
+        nonlocal runs
+        runs += 1
+        if runs == position:
+            raise MemoryError("on purpose")
+
+    handle = loaded.model.bert.embeddings.register_forward_hook(fail)
+    with pytest.raises(MemoryError, match="on purpose"):
+        find_capabilities(
+            loaded.model, loaded.layer_map, is_fatal=lambda error: isinstance(error, MemoryError)
+        )
+    handle.remove()
+
+
+def test_rows_that_are_tried_hold_the_tokens_that_a_config_names():
+    model, layer_map = tiny("esm", vocab_size=120, mask_token_id=7, token_dropout=True)
+    assert find_capabilities(model, layer_map).packed is None

@@ -37,7 +37,7 @@ def test_a_study_has_the_blocks_that_all_its_checkpoints_have() -> None:
 
 def test_facts_of_older_versions_are_read() -> None:
     plain = to_plain(checkpoint("small", 6))
-    newer = ("batching", "fallbacks", "validation_cost")
+    newer = ("batching", "can_bf16", "fallbacks", "validation_cost")
     old = {key: plain[key] for key in plain if key not in newer}
     assert from_plain(CheckpointFacts, old) == checkpoint("small", 6)
 
@@ -57,3 +57,16 @@ def test_facts_from_before_validation_was_measured_have_no_cost() -> None:
     old = to_plain(checkpoint("small", 6))
     del old["validation_cost"]
     assert from_plain(CheckpointFacts, old).validation_cost is None
+
+
+def test_a_model_without_bf16_computes_in_fp32() -> None:
+    able, unable = checkpoint("able", 2), replace(checkpoint("unable", 2), can_bf16=False)
+    data = DataFacts(
+        labels=("a", "b"), num_examples={}, class_counts={}, fingerprint="", split_fingerprints={}
+    )
+    facts = StudyFacts(
+        data=data, checkpoints=(able, unable), device="cpu", versions={}, precision="bf16"
+    )
+    assert [facts.precision_of(model) for model in (able, unable)] == ["bf16", "fp32"]
+    tf32 = replace(facts, precision="tf32")
+    assert [tf32.precision_of(model) for model in (able, unable)] == ["tf32", "tf32"]

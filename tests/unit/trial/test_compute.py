@@ -7,13 +7,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForSequenceClassification
+from transformers import (
+    FNetConfig,
+    FNetForSequenceClassification,
+    LlamaConfig,
+    LlamaForSequenceClassification,
+)
 
 from automl_ft.models.freezing import plan_freezing
 from automl_ft.models.layer_map import map_layers
 from automl_ft.specs.hyperparameters import complete
 from automl_ft.trial.build import build_job
-from automl_ft.trial.compute import ComputeModel, compute_model
+from automl_ft.trial.compute import ComputeModel, compute_model, runs_in_bf16
 from automl_ft.trial.prepare import PreparedStudy
 
 GRADUAL = {"freezing": "gradual_unfreezing", "unfreezing_pace": 1.0}
@@ -173,3 +178,26 @@ def test_tables_that_the_code_makes_stay_in_fp32() -> None:
     frequencies = dict(model.named_buffers())["model.rotary_emb.inv_freq"]
     assert {p.dtype for p in twin.parameters()} == {torch.bfloat16}
     assert torch.equal(dict(twin.named_buffers())["model.rotary_emb.inv_freq"], frequencies)
+
+
+def test_a_model_without_some_operator_in_bf16_is_found_out(make: Any) -> None:
+    compute, _ = make("fp32")
+    assert runs_in_bf16(compute.model)
+    assert {p.dtype for p in compute.model.parameters()} == {torch.float32}
+    config = FNetConfig(
+        vocab_size=20, hidden_size=16, num_hidden_layers=1, intermediate_size=16, num_labels=2,
+        max_position_embeddings=16,
+    )  # fmt: skip
+    assert not runs_in_bf16(FNetForSequenceClassification(config))
+
+
+def test_a_lack_of_memory_is_no_missing_operator(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise MemoryError("on purpose")
+
+    compute, _ = make("fp32")
+    monkeypatch.setattr(type(compute.model), "forward", fail)
+    with pytest.raises(MemoryError, match="on purpose"):
+        runs_in_bf16(compute.model)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from automl_ft.config.study import StudyConfig
+from automl_ft.models.capabilities import find_capabilities
 from automl_ft.specs.validation import usual_cost
 from automl_ft.trial import look
 from automl_ft.trial.look import LookedAt, look_at_model, measured_cost
@@ -194,3 +195,25 @@ def test_a_last_block_in_full_for_bucketed_batches_is_told(
 ) -> None:
     (sentence,) = look_at_model(with_training(batching="bucketed"), looked_at).fallbacks
     assert "The last block of" in sentence
+
+
+@pytest.mark.parametrize("setting", ["bf16", "fp32"])
+def test_a_model_that_does_not_compute_in_bf16_trains_in_fp32_and_it_is_said(
+    looked_at: LookedAt, with_training: Any, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    monkeypatch.setattr(look, "runs_in_bf16", lambda model: False)
+    found = look_at_model(with_training(batching="packed", precision=setting), looked_at)
+    assert found.can_bf16 == (setting != "bf16")
+    notes = [note for note in found.fallbacks if "does not compute in bf16" in note]
+    assert len(notes) == (setting == "bf16")
+    assert all("though `training.precision` says so" in note for note in notes)
+
+
+def test_packed_rows_that_cannot_be_had_are_said(
+    looked_at: LookedAt, with_training: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = find_capabilities(looked_at.loaded.model, looked_at.loaded.layer_map)
+    plain = dataclasses.replace(plain, packed=None, has_read_block=False)
+    monkeypatch.setattr(look, "find_capabilities", lambda *args, **options: plain)
+    found = look_at_model(with_training(batching="packed", precision="fp32"), looked_at)
+    assert any("`training.batching: packed` cannot be had" in note for note in found.fallbacks)
