@@ -55,6 +55,7 @@ from automl_ft.workers.protocol import (
     TrialProgress,
     TrialResulted,
     WorkerError,
+    WorkerNote,
 )
 
 __all__ = ["Engine", "EngineParts"]
@@ -114,6 +115,7 @@ class Engine:
         self._ended: list[TrialResult] = []
         self._touched = 0.0
         self._looked: float | None = None
+        self._told: set[str] = set()
         self._trials: list[TrialRecord] = []
         self._overview: SearchSnapshot | None = None
         self._shadows = Shadows()
@@ -199,8 +201,16 @@ class Engine:
             self._disk_is_full(event.worker, message.message)
         elif isinstance(message, WorkerError):
             self._death(event.worker, f"{message.kind}: {message.message}\n{message.traceback}")
+        elif isinstance(message, WorkerNote):
+            self._note(message.text)
         elif isinstance(message, Ready):
             self._is_idle(event.worker)
+
+    def _note(self, text: str) -> None:
+        """Tell a note once, whichever worker found it first."""
+        if text not in self._told:
+            self._told.add(text)
+            self._parts.listener.message(text)
 
     def _is_idle(self, index: int) -> None:
         self._idle.append(self._parts.team.worker(index))

@@ -8,6 +8,7 @@ trial runs; when the input ends, the supervisor is gone and the process ends at 
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import queue
 import sys
@@ -34,11 +35,12 @@ from automl_ft.workers.protocol import (
     TrialProgress,
     TrialResulted,
     WorkerError,
+    WorkerNote,
     decode,
     encode,
 )
 
-__all__ = ["PipeReporter", "WorkerLoop", "main"]
+__all__ = ["NoteHandler", "PipeReporter", "WorkerLoop", "main"]
 
 _PROGRESS_SECONDS = 0.2
 
@@ -57,18 +59,20 @@ class Channel:
         self._source = source
         self.requests: queue.Queue[Message] = queue.Queue()
         self.is_paused = threading.Event()
+        self._sending = threading.Lock()
         self._decisions: queue.Queue[Decide] = queue.Queue()
         self._early: dict[int, Decision] = {}
         threading.Thread(target=self._read, daemon=True).start()
 
     def send(self, message: Message) -> None:
-        """Send a message.
+        """Send a message; any thread may.
 
         Args:
             message: The message.
         """
-        self._target.write(encode(message))
-        self._target.flush()
+        with self._sending:
+            self._target.write(encode(message))
+            self._target.flush()
 
     def decision(self, number: int) -> Decision:
         """Wait for the decision on a trial. Called from one thread.
@@ -150,6 +154,27 @@ class PipeReporter:
         decision = self._channel.decision(self._number)
         is_paused = decision is Decision.CONTINUE and self._channel.is_paused.is_set()
         return Decision.PAUSE if is_paused else decision
+
+
+class NoteHandler(logging.Handler):
+    """Sends warnings of ours to the supervisor, which tells the user; the log has them too."""
+
+    def __init__(self, channel: Channel) -> None:
+        """Store the pipe.
+
+        Args:
+            channel: The pipe.
+        """
+        super().__init__(logging.WARNING)
+        self._channel = channel
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send the message of a warning; its traceback stays in the log.
+
+        Args:
+            record: The warning.
+        """
+        self._channel.send(WorkerNote(text=record.getMessage()))
 
 
 class WorkerLoop:
@@ -247,12 +272,15 @@ class WorkerLoop:
 
 def main() -> None:
     """Serve requests on standard input until it ends."""
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     messages = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     source = os.fdopen(os.dup(0), "r", encoding="utf-8")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     sys.stdout = sys.stderr
-    WorkerLoop(Channel(source, messages)).serve()
+    channel = Channel(source, messages)
+    logging.getLogger("automl_ft").addHandler(NoteHandler(channel))
+    WorkerLoop(channel).serve()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What crosses the pipe between the supervisor and a worker: one JSON object a line.
 
 Supervisor to worker: prepare, keep, open, run, decide, pause. Worker to supervisor: prepared,
-ready, progress, evaluation, result, error. Nothing is pickled.
+ready, progress, evaluation, result, note, error. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ __all__ = [
     "TrialProgress",
     "TrialResulted",
     "WorkerError",
+    "WorkerNote",
     "decode",
     "encode",
 ]
@@ -147,6 +148,14 @@ class WorkerError:
     """Where it came from; empty for bad input."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkerNote:
+    """Something that the user should read once, though the search goes on."""
+
+    text: str
+    """Full sentences."""
+
+
 Message: TypeAlias = (
     Prepare
     | Prepared
@@ -160,6 +169,7 @@ Message: TypeAlias = (
     | TrialEvaluation
     | TrialResulted
     | WorkerError
+    | WorkerNote
 )
 _KINDS: dict[str, type[Message]] = {
     kind.__name__: kind
@@ -176,6 +186,7 @@ _KINDS: dict[str, type[Message]] = {
         TrialEvaluation,
         TrialResulted,
         WorkerError,
+        WorkerNote,
     )
 }
 

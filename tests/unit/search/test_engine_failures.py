@@ -12,7 +12,7 @@ from automl_ft.specs.decision import Evaluation
 from automl_ft.specs.failure import FailureKind
 from automl_ft.storage.schema import PRUNED_AT
 from automl_ft.workers.base import WorkerDied
-from automl_ft.workers.protocol import Open, Prepare, Ready, Run, WorkerError
+from automl_ft.workers.protocol import Open, Prepare, Ready, Run, WorkerError, WorkerNote
 from tests.fakes.scripted_worker import Fault, dies, save_checkpoint
 
 OUT_OF_MEMORY = FailureKind.OUT_OF_MEMORY
@@ -284,3 +284,14 @@ def test_default_recipe_that_fell_behind_better_trials_is_not_pruned(lab):
     assert lab.states() == ["COMPLETE", "COMPLETE"]
     assert lab.trials()[0].origin == "default"
     assert PRUNED_AT not in lab.trials()[0].system_attrs
+
+
+def test_notes_of_workers_are_told_once(lab):
+    def note(spec, index):
+        for worker in lab.script.workers:
+            worker._put(WorkerNote(text="The cache is too small."))
+
+    lab.script.on_validation = note
+    lab.search(trials=2, pruner="none")
+    assert lab.states() == ["COMPLETE", "COMPLETE"]
+    assert lab.listener.messages.count("The cache is too small.") == 1

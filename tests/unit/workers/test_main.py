@@ -1,6 +1,7 @@
 """What the worker process does with its requests; the training is scripted."""
 
 import contextlib
+import logging
 import os
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from automl_ft.workers.protocol import (
     TrialProgress,
     TrialResulted,
     WorkerError,
+    WorkerNote,
     decode,
     encode,
 )
@@ -367,6 +369,18 @@ def test_progress_and_reports_of_a_trial_carry_its_number(serve, calls, bare_lab
     kinds = [serve.read() for _ in range(3)]
     assert [type(kind) for kind in kinds] == [TrialProgress, TrialEvaluation, TrialResulted]
     assert kinds[0].number == kinds[1].number == 3
+
+
+def test_warnings_of_ours_become_notes(pipe):
+    logger = logging.getLogger("automl_ft.trial.somewhere")
+    handler = worker.NoteHandler(pipe.channel)
+    logger.addHandler(handler)
+    try:
+        logger.info("of no interest")
+        logger.warning("the cache of %d MiB is too small", 8)
+    finally:
+        logger.removeHandler(handler)
+    assert pipe.read() == WorkerNote(text="the cache of 8 MiB is too small")
 
 
 def test_what_is_printed_does_not_get_between_the_messages(tmp_path):

@@ -47,6 +47,7 @@ MESSAGES = (
     ),
     protocol.TrialEvaluation(number=3, evaluation=EVALUATION),
     protocol.TrialResulted(result=RESULT),
+    protocol.WorkerNote(text="The cache is too small."),
     protocol.WorkerError(kind="DataError", message="two\nlines", traceback="\u2028"),
 )
 
