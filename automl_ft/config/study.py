@@ -163,8 +163,9 @@ class TrainingConfig:
     effective `batch_size`. `auto` takes as many as fit by a forecast, 64 at most, 32 with mixup,
     which mixes the examples of one micro-batch; else it changes a result by no more than
     rounding and other dropout masks."""
-    eval_batch_size: int = 64
-    """Examples at once in validation, from 1 up; fewer where they do not fit."""
+    eval_batch_size: int | str = "auto"
+    """Examples at once in validation, from 1 up; fewer where they do not fit. `auto` takes as many
+    as are fastest: about 2,048 tokens on a CPU, 16,384 elsewhere."""
     memory_gib: float | None = None
     """GiB of memory that all workers together may have in use, on the device that they train on,
     above 0; None takes what is free when a trial starts."""
@@ -189,17 +190,13 @@ class TrainingConfig:
         """Check the fields."""
         checks.one_of("batching", self.batching, ("auto", "packed", "bucketed"))
         checks.one_of("precision", self.precision, ("auto", "fp32", "tf32", "bf16"))
-        for name in ("eval_batch_size", "keep_checkpoints"):
-            checks.at_least(name, getattr(self, name), 1)
-        if isinstance(self.micro_batch_size, str):
-            checks.one_of(
-                "micro_batch_size",
-                self.micro_batch_size,
-                ("auto",),
-                also="a whole number from 1 up",
-            )
-        else:
-            checks.at_least("micro_batch_size", self.micro_batch_size, 1)
+        checks.at_least("keep_checkpoints", self.keep_checkpoints, 1)
+        for name in ("micro_batch_size", "eval_batch_size"):
+            value = getattr(self, name)
+            if isinstance(value, str):
+                checks.one_of(name, value, ("auto",), also="a whole number from 1 up")
+            else:
+                checks.at_least(name, value, 1)
         if self.memory_gib is not None and not 0 < self.memory_gib < math.inf:
             raise checks.field_error("memory_gib", self.memory_gib, "a number of GiB above 0")
         per_epoch = self.validations_per_epoch

@@ -54,6 +54,8 @@ __all__ = [
     "verify_model",
 ]
 
+_ROWS = 64
+"""Rows at once where the study chose by the memory that it found."""
 _SAME_LOGITS = 1e-4
 """On the same kind of device scores that differ by no more than this differ by rounding."""
 _SAME_LOGITS_ELSEWHERE = 1e-3
@@ -171,7 +173,8 @@ def _logits(
             folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=trust
         )
     encoded = get_task(job.config.task).encode(rows, tokenizer, tokenizer.model_max_length)
-    batch_size = job.config.training.eval_batch_size
+    setting = job.config.training.eval_batch_size
+    batch_size = setting if isinstance(setting, int) else _ROWS
     return predict_logits(model.to(device), encoded, padding_of(tokenizer), batch_size, device)
 
 

@@ -20,6 +20,9 @@ from automl_ft.specs.validation import resolved_validations, written_validations
 
 __all__ = ["script_text", "write_script"]
 
+_EVAL_ROWS = 64
+"""Rows at once in validation where the study chose by the memory that it found."""
+
 
 def write_script(job: ExportJob, rebuilt: RebuiltModel, path: Path) -> None:
     """Write the training script of a trial.
@@ -355,12 +358,13 @@ def _arguments(facts: ScriptFacts) -> dict[str, str]:
     """Return the arguments of `TrainingArguments` as source; Trainer's own defaults left out."""
     recipe, training = facts.recipe, facts.job.config.training
     has_own = _has_own_optimizer(facts)
+    eval_rows = training.eval_batch_size
     values: dict[str, Any] = {
         "seed": "SEED",
         "num_train_epochs": recipe.epochs,
         "per_device_train_batch_size": facts.batch_size,
         "gradient_accumulation_steps": facts.accumulation if facts.accumulation > 1 else None,
-        "per_device_eval_batch_size": training.eval_batch_size,
+        "per_device_eval_batch_size": _EVAL_ROWS if eval_rows == "auto" else eval_rows,
         "learning_rate": "LEARNING_RATE" if has_own else recipe.learning_rate,
         "lr_scheduler_type": f'"{recipe.lr_schedule}"',
         "warmup_steps": recipe.warmup_ratio or None,

@@ -1,4 +1,4 @@
-"""Who may work on a study on this machine: one process, the holder of a lock file.
+"""Who may work on a study, or on one of its files, on this machine? The holder of a lock file.
 
 The kernel gives the lock back when its holder dies, however it dies. The lock file itself stays
 behind, since removing a file that others may have opened would break the exclusion.
@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from automl_ft.errors import StorageError, StudyLockedError
 from automl_ft.files.atomic import write_json
 
-__all__ = ["study_lock"]
+__all__ = ["short_lock", "study_lock"]
 
 
 @contextmanager
@@ -47,6 +47,27 @@ def study_lock(path: str | os.PathLike[str], study: str) -> Iterator[None]:
     finally:
         _holder_file(file).unlink(missing_ok=True)
         lock.release()
+
+
+@contextmanager
+def short_lock(path: str | os.PathLike[str], seconds: float) -> Iterator[None]:
+    """Hold a lock file while the block reads and writes another file; waits for its turn.
+
+    Args:
+        path: The lock file; it and its folder are created where they are missing.
+        seconds: How long to wait at most.
+
+    Yields:
+        Nothing; the lock is held.
+
+    Raises:
+        OSError: The lock file cannot be created, or its holder kept it for too long.
+    """
+    file = Path(path)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    # Not a singleton for the path: threads and objects of one process exclude each other too.
+    with FileLock(file, timeout=seconds):
+        yield
 
 
 def _acquire(lock: FileLock, file: Path, study: str) -> StudyLockedError | StorageError | None:

@@ -82,7 +82,9 @@ class _Builder:
         self._opened = study.checkpoint(self._recipe.model)
         self._precision = study.precision if techniques.bf16 else "fp32"
         config = study.config
-        self._budget = memory_budget(study.device, config.workers, config.training.memory_gib)
+        self._budget = memory_budget(
+            study.device, config.workers, config.training.memory_gib, study.memory.most_free_mib
+        )
 
     def job(self) -> Job:
         """Return the job."""

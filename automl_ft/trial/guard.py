@@ -2,7 +2,9 @@
 
 A step is begun anew with half the micro-batch, a validation with half its batch; gradients stay
 those of the effective batch. When a single row is too much, blocks are computed again in the
-backward pass. Each time the study's forecasts are corrected.
+backward pass. The optimiser's memory is taken before it moves a parameter, so that this can be
+tried again too; what fails later is a torn step, and `trial.runner` begins anew from the last
+checkpoint. Each time the study's forecasts are corrected.
 """
 
 from __future__ import annotations
@@ -22,15 +24,20 @@ from automl_ft.trial.compute import ComputeModel
 from automl_ft.trial.forecast import MemoryForecast
 from automl_ft.trial.forward import Forward
 from automl_ft.trial.memory import is_out_of_memory
+from automl_ft.trial.optimizer import allocate_state
 from automl_ft.trial.seeding import random_states, restore_random_states
 from automl_ft.trial.step import Stepper
 from automl_ft.trial.study_memory import StudyMemory
 
-__all__ = ["MemoryGuard", "drop_gradients"]
+__all__ = ["MemoryGuard", "drop_gradients", "TornStepError"]
 
 _LEAST, _MOST = 1.1, 2.0
 """Bounds of one correction. A size that failed must look larger than before, and its half is tried
 next, so that twice as large is as much as one failure shows."""
+
+
+class TornStepError(MemoryError):
+    """Memory ran out while parameters changed: some are a step ahead of the others."""
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -51,8 +58,12 @@ class MemoryGuard:
     """How the trial fits by now; holds no tensors."""
     shortfall: Callable[[TrialMemory], float]
     """By what factor a forecast must rise so that these sizes no longer fit."""
+    forecast_of: Callable[[TrialMemory], MemoryForecast]
+    """What some sizes are forecast to take."""
     checkpoint_blocks: Callable[[], None]
     """Turns gradient checkpointing on."""
+    num_failures: int = 0
+    """How often memory ran out in this run."""
 
     def resume(self, record: TrialMemory | None) -> None:
         """Go on with what an earlier run of the trial found.
@@ -99,10 +110,77 @@ class MemoryGuard:
                 if not is_out_of_memory(error) or not self._has_less(len(rows)):
                     raise
             # Only here, where the exception no longer holds the tensors of the step.
-            self._shrink(len(rows))
+            self.shrink(len(rows))
             drop_gradients(self.compute)
             self._free()
             restore_random_states(states, self.device)
+
+    def update(
+        self, optimizer: torch.optim.Optimizer, change: Callable[[], None], num_rows: int
+    ) -> None:
+        """Change the parameters by the gradients of a batch, once.
+
+        Where the optimiser's state does not fit, what can be freed is freed, later steps pass
+        fewer rows at once, and the state is tried once more. Nothing has moved by then.
+
+        Args:
+            optimizer: Gets its state.
+            change: Moves parameters; not called twice.
+            num_rows: Rows of the batch.
+
+        Raises:
+            TornStepError: Memory ran out within `change`.
+            Exception: What `change` raises, or the state that does not fit a second time.
+        """
+        try:
+            allocate_state(optimizer)
+            is_ready = True
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            is_ready = False
+        if not is_ready:
+            self.shrink(num_rows)
+            self._free()
+            allocate_state(optimizer)
+        try:
+            change()
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise TornStepError(str(error)) from error
+            raise
+
+    def shrink(self, num_rows: int) -> None:
+        """Count that memory ran out, correct the study's forecasts, take less at once if one can.
+
+        Args:
+            num_rows: Rows of the batch.
+        """
+        size = min(self.record.micro_batch_size, num_rows)
+        if size > 1:
+            self._note(micro_batch_size=halved(size))
+            self.stepper.micro_batch_size = self.record.micro_batch_size
+            return
+        is_new = not self.record.is_checkpointing
+        self._note(micro_batch_size=1, is_checkpointing=True)
+        self.stepper.micro_batch_size = 1
+        if is_new:
+            self.checkpoint_blocks()
+
+    def settle(self, peak_mib: float) -> None:
+        """Lower the study's correction if this run shows that it is too high.
+
+        Args:
+            peak_mib: What the run took at its peak, by `memory.taken_memory_mib`; the run met all
+                rows, nothing of it was stored before, and all was trained that ever is.
+        """
+        if self.num_failures:
+            return
+        forecast = self.forecast_of(self.record)
+        batch = forecast.batch_mib / self.record.correction
+        if batch > 0:
+            found = (peak_mib - forecast.total_mib + forecast.batch_mib) / batch
+            self.study.relax(self.device.type, found, batch)
 
     def all_scores(self, forward: Forward) -> npt.NDArray[np.float32]:
         """Score a split: `Forward.all_scores`, again with less at once.
@@ -130,22 +208,14 @@ class MemoryGuard:
         is_single = min(self.record.micro_batch_size, num_rows) == 1
         return not (is_single and self.record.is_checkpointing)
 
-    def _shrink(self, num_rows: int) -> None:
-        size = min(self.record.micro_batch_size, num_rows)
-        if size > 1:
-            self._note(micro_batch_size=halved(size))
-            self.stepper.micro_batch_size = self.record.micro_batch_size
-        else:
-            self._note(micro_batch_size=1, is_checkpointing=True)
-            self.stepper.micro_batch_size = 1
-            self.checkpoint_blocks()
-
     def _note(self, **changes: int) -> None:
         factor = min(_MOST, max(_LEAST, self.shortfall(self.record)))
+        batch = self.forecast_of(self.record).batch_mib / self.record.correction
+        self.num_failures += 1
         self.record = dataclasses.replace(
             self.record,
             num_out_of_memory=self.record.num_out_of_memory + 1,
-            correction=self.study.correct(self.device.type, factor),
+            correction=self.study.correct(self.device.type, factor, batch_mib=batch),
             **changes,  # type: ignore[arg-type]  # flags are ints
         )
 

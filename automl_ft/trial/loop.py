@@ -15,6 +15,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ from automl_ft.trial.parts import TrialParts
 from automl_ft.trial.state import TrainingState
 from automl_ft.trial.step import Stepper
 
-__all__ = ["Job", "after_step", "fit", "is_finished"]
+__all__ = ["Job", "after_step", "fit", "is_finished", "save_checkpoint"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,6 +68,7 @@ def fit(job: Job, state: TrainingState, reporter: Reporter) -> Outcome:
 
     Raises:
         DivergedError: The loss or the gradients are not finite, or the loss exploded.
+        TornStepError: Memory ran out while the parameters moved: they must be restored.
     """
     if state.evaluations and not is_finished(job, state):
         # A kill may have come between the checkpoint and its report: report once more.
@@ -157,13 +159,21 @@ def train_step(job: Job, state: TrainingState, order: npt.NDArray[np.int64]) -> 
     Raises:
         DivergedError: The loss or the gradient's norm is not finite; on a GPU it may be that of a
             step or two before.
+        TornStepError: Memory ran out while the parameters moved: they must be restored.
     """
     enter_stage(job, state)
     rows = job.batches.rows(order, state.batch)
     loss = job.memory.backward(rows, state.epoch, state.step)
+    job.memory.update(job.optimizer, partial(_update, job, loss, state.step + 1), len(rows))
+    state.batch, state.step = state.batch + 1, state.step + 1
+    state.examples_seen += len(rows)
+
+
+def _update(job: Job, loss: Tensor, step: int) -> None:
+    """Move the parameters by their gradients, and drop these."""
     with_gradient = [p for p in job.parameters if p.grad is not None]
     norm = nn.utils.clip_grad_norm_(with_gradient, job.recipe.max_grad_norm)
-    job.losses.add(loss, norm, state.step + 1)
+    job.losses.add(loss, norm, step)
     job.optimizer.step()
     shrink_l1(job.optimizer, job.recipe.l1)
     if job.cut is not None:
@@ -171,8 +181,6 @@ def train_step(job: Job, state: TrainingState, order: npt.NDArray[np.int64]) -> 
     job.compute.refresh()
     job.schedule.step()
     job.optimizer.zero_grad(set_to_none=True)
-    state.batch, state.step = state.batch + 1, state.step + 1
-    state.examples_seen += len(rows)
 
 
 def enter_stage(job: Job, state: TrainingState) -> None:

@@ -10,7 +10,13 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["is_out_of_memory", "peak_memory_mib", "reset_peak_memory", "used_memory_mib"]
+__all__ = [
+    "is_out_of_memory",
+    "peak_memory_mib",
+    "reset_peak_memory",
+    "taken_memory_mib",
+    "used_memory_mib",
+]
 
 _MIB = 1024 * 1024
 
@@ -48,6 +54,20 @@ def peak_memory_mib(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / _MIB
     status = _status("VmHWM:")
     return _lifetime_peak_mib() if status is None else status
+
+
+def taken_memory_mib(device: torch.device) -> float:
+    """Return the peak since the last reset with the gaps that nothing else could use.
+
+    Args:
+        device: Where the trial runs.
+
+    Returns:
+        MiB: what the allocator held on a GPU, the process's resident peak elsewhere.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device) / _MIB
+    return peak_memory_mib(device)
 
 
 def used_memory_mib(device: torch.device) -> float:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-__all__ = ["OptimizerSettings", "build_optimizer", "shrink_l1"]
+__all__ = ["OptimizerSettings", "allocate_state", "build_optimizer", "shrink_l1"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,6 +63,29 @@ def build_optimizer(
     ]
     has_fused = next(model.parameters()).device.type in ("cpu", "cuda", "mps")
     return torch.optim.AdamW(options, betas=(0.9, 0.999), eps=1e-8, fused=has_fused)
+
+
+def allocate_state(optimizer: torch.optim.Optimizer) -> None:
+    """Take the memory of the next step before anything moves.
+
+    AdamW by itself makes the state of one group of parameters, steps it, and goes on to the next:
+    where memory runs out in between, some parameters have moved and others have not. What is made
+    here are the zeros that it would make; what is there already stays, so that a call that failed
+    may be repeated.
+
+    Args:
+        optimizer: From `build_optimizer`; each parameter that has a gradient gets its state.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is not None and not optimizer.state.get(parameter):
+                # All or nothing: AdamW takes any state for a whole one.
+                optimizer.state[parameter] = {
+                    # The fused step reads it on the device, others on the CPU.
+                    "step": torch.zeros((), device=parameter.device if group["fused"] else "cpu"),
+                    "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+                    "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+                }
 
 
 @torch.no_grad()

@@ -77,6 +77,7 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
     ),
     (TrainingConfig, {"memory_gib": 0}, "`0` is not accepted; accepted is a number of GiB above 0"),
     (TrainingConfig, {"eval_batch_size": 0}, "1 or more."),
+    (TrainingConfig, {"eval_batch_size": "all"}, "accepted: auto, or a whole number from 1 up."),
     (TrainingConfig, {"keep_checkpoints": 0}, "1 or more."),
     (TrainingConfig, {"validations_per_epoch": 0}, "`0` is not accepted; accepted is 1 to 50."),
     (TrainingConfig, {"validations_per_epoch": 51}, "`51` is not accepted; accepted is 1 to 50."),

@@ -120,6 +120,7 @@ def test_the_recipe_is_in_the_arguments(script):
     )  # fmt: skip
     for argument in (
         "learning_rate=3e-05", "per_device_train_batch_size=16", "num_train_epochs=4",
+        "per_device_eval_batch_size=64",
         "warmup_steps=0.06", "weight_decay=0.01", "max_grad_norm=0.7",
         'lr_scheduler_type="cosine"', 'metric_for_best_model="f1_macro"', "seed=SEED",
     ):  # fmt: skip

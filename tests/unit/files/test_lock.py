@@ -5,11 +5,12 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 
 from automl_ft.errors import StorageError, StudyLockedError
-from automl_ft.files.lock import study_lock
+from automl_ft.files.lock import short_lock, study_lock
 
 HOLD = """
 import sys, time
@@ -89,3 +90,36 @@ def test_folder_that_cannot_be_created_is_a_storage_error(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StorageError, match="lock file"):
         take(tmp_path / "file" / "a")
+
+
+def test_short_lock_waits_for_its_turn(tmp_path):
+    order = []
+
+    def second():
+        with short_lock(tmp_path / "a.lock", 10):
+            order.append("second")
+
+    with short_lock(tmp_path / "a.lock", 10):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join(0.2)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
+
+
+def test_short_lock_does_not_wait_for_ever(tmp_path):
+    with (
+        short_lock(tmp_path / "a.lock", 10),
+        pytest.raises(OSError, match=r"a\.lock"),
+        short_lock(tmp_path / "a.lock", 0.05),
+    ):
+        pass
+
+
+def test_short_lock_makes_its_folder_or_raises_an_os_error(tmp_path):
+    with short_lock(tmp_path / "deep" / "a.lock", 1):
+        pass
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match="file"), short_lock(tmp_path / "file" / "a.lock", 1):
+        pass

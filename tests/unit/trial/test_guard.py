@@ -18,9 +18,10 @@ from automl_ft.specs.failure import FailureKind
 from automl_ft.specs.trial import Outcome, TrialMemory
 from automl_ft.trial.build import build_job
 from automl_ft.trial.forward import Forward
-from automl_ft.trial.guard import halved
-from automl_ft.trial.loop import Job
+from automl_ft.trial.guard import TornStepError, halved
+from automl_ft.trial.loop import Job, train_step
 from automl_ft.trial.prepare import PreparedStudy
+from automl_ft.trial.state import TrainingState
 from automl_ft.trial.study_memory import StudyMemory
 from automl_ft.trial.techniques import NONE
 
@@ -321,3 +322,120 @@ def test_a_trial_that_does_not_fit_fails_as_out_of_memory(
     assert result.failure.kind is FailureKind.OUT_OF_MEMORY
     assert result.memory.is_checkpointing
     assert result.memory.num_out_of_memory == 4
+
+
+class OptimizerMemory:
+    """Stands for a device that has no room for the optimiser's state, so many times."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+        self.left = times
+        own, calls = torch.zeros_like, 0
+
+        def zeros_like(*args: Any, **options: Any) -> torch.Tensor:
+            nonlocal calls
+            calls += 1
+            # Not at once, so that some state is there already.
+            if "memory_format" in options and calls > 5 and self.left:
+                self.left -= 1
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return own(*args, **options)
+
+        monkeypatch.setattr(torch, "zeros_like", zeros_like)
+
+
+def take_steps(job: Job, number: int) -> dict[str, torch.Tensor]:
+    state, order = TrainingState(), job.batches.order(0)
+    for _ in range(number):
+        train_step(job, state, order)
+    return {name: p.detach().clone() for name, p in job.model.named_parameters()}
+
+
+def test_an_optimiser_without_room_steps_once_and_as_the_plain_path(
+    job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = {"layerwise_lr_decay": 0.5, "weight_decay": 0.1, "l1": 1e-5}
+    plain = take_steps(job(**recipe), 1)
+    failing = job(**recipe)
+    memory = OptimizerMemory(monkeypatch, 1)
+    found = take_steps(failing, 1)
+    assert memory.left == 0
+    assert plain.keys() == found.keys()
+    assert all(torch.equal(found[name], plain[name]) for name in plain)
+    steps = {int(state["step"]) for state in failing.optimizer.state.values()}
+    assert steps == {1}
+
+
+def test_an_optimiser_without_room_is_recorded_and_later_steps_are_smaller(
+    job: Callable[..., Job],
+    own_study: PreparedStudy,
+    device: Device,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = job()
+    OptimizerMemory(monkeypatch, 1)
+    take_steps(made, 2)
+    record = made.memory.record
+    assert (record.num_out_of_memory, record.micro_batch_size) == (1, 7)
+    assert record.correction == own_study.memory.correction("cpu") > 1
+    assert device.tried == [13, 7, 6]
+
+
+def test_an_optimiser_that_never_has_room_is_an_error(
+    job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = job()
+    OptimizerMemory(monkeypatch, 2)
+    with pytest.raises(torch.OutOfMemoryError):
+        take_steps(made, 1)
+
+
+def test_a_trial_that_is_as_small_as_can_be_only_counts(
+    job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = job()
+    made.memory.resume(TrialMemory(micro_batch_size=1, eval_batch_size=1, is_checkpointing=True))
+    OptimizerMemory(monkeypatch, 1)
+    take_steps(made, 1)
+    record = made.memory.record
+    assert (record.micro_batch_size, record.is_checkpointing) == (1, True)
+    assert record.num_out_of_memory == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [(torch.OutOfMemoryError("CUDA out of memory."), TornStepError), (KeyError("x"), KeyError)],
+)
+def test_memory_that_runs_out_while_parameters_move_tears_the_step(
+    job: Callable[..., Job], error: Exception, raised: type[Exception]
+) -> None:
+    made = job()
+
+    def change() -> None:
+        raise error
+
+    with pytest.raises(raised):
+        made.memory.update(made.optimizer, change, 13)
+    assert made.memory.record.num_out_of_memory == 0
+
+
+def test_a_run_that_took_less_lowers_the_correction(
+    job: Callable[..., Job], own_study: PreparedStudy
+) -> None:
+    own_study.memory.correct("cpu", 4.0)
+    made = job()
+    fixed = made.memory.forecast.total_mib - made.memory.forecast.batch_mib
+    made.memory.settle(fixed + made.memory.forecast.batch_mib)
+    assert own_study.memory.correction("cpu") == 4.0
+    made.memory.settle(fixed + made.memory.forecast.batch_mib / 4)
+    assert own_study.memory.correction("cpu") == pytest.approx(2.0)
+
+
+def test_a_run_that_ran_out_of_memory_lowers_nothing(
+    job: Callable[..., Job], own_study: PreparedStudy, device: Device
+) -> None:
+    made = job()
+    device.most = 7
+    made.memory.backward(ROWS, 0, 0)
+    correction = own_study.memory.correction("cpu")
+    made.memory.settle(0.0)
+    assert own_study.memory.correction("cpu") == correction > 1

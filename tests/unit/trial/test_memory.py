@@ -10,7 +10,12 @@ import pytest
 import torch
 
 from automl_ft.trial import memory
-from automl_ft.trial.memory import is_out_of_memory, peak_memory_mib, reset_peak_memory
+from automl_ft.trial.memory import (
+    is_out_of_memory,
+    peak_memory_mib,
+    reset_peak_memory,
+    taken_memory_mib,
+)
 
 CPU = torch.device("cpu")
 
@@ -86,3 +91,8 @@ def test_without_proc_the_peak_is_the_process_lifetimes(
     monkeypatch.setattr(memory.resource, "getrusage", lambda who: usage)
     reset_peak_memory(CPU)  # cannot, and says nothing
     assert peak_memory_mib(CPU) == 300
+
+
+def test_what_a_cpu_process_took_is_its_resident_peak() -> None:
+    reset_peak_memory(CPU)
+    assert taken_memory_mib(CPU) == pytest.approx(peak_memory_mib(CPU), abs=50)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
 from automl_ft.models.layers import decay_exempt, layer_depths
-from automl_ft.trial.optimizer import OptimizerSettings, build_optimizer, shrink_l1
+from automl_ft.trial.optimizer import OptimizerSettings, allocate_state, build_optimizer, shrink_l1
 from automl_ft.trial.prepare import PreparedStudy
 
 
@@ -130,3 +132,59 @@ def test_no_l1_changes_nothing(shrinkable) -> None:
     before = first_of(shrinkable, 0).clone()
     shrink_l1(shrinkable, 0.0)
     assert torch.equal(first_of(shrinkable, 0), before)
+
+
+def pair(*, fused: bool) -> list[torch.optim.AdamW]:
+    """Return two optimisers of equal parameters, of which one has no gradient."""
+    torch.manual_seed(0)
+    first = nn.ParameterList([torch.randn(3, 4).t(), torch.randn(5), torch.randn(2)])
+    found = []
+    for parameters in (first, copy.deepcopy(first)):
+        groups = [{"params": [parameters[0]]}, {"params": [parameters[1], parameters[2]]}]
+        found.append(torch.optim.AdamW(groups, lr=0.1, weight_decay=0.1, fused=fused))
+        for number in (0, 1):
+            parameters[number].grad = torch.full_like(parameters[number], 0.5)
+    return found
+
+
+def parameters_of(optimizer: torch.optim.AdamW) -> list[torch.Tensor]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_state_that_was_allocated_first_is_what_a_step_makes(fused: bool) -> None:
+    plain, early = pair(fused=fused)
+    for _ in range(3):
+        plain.step()
+        allocate_state(early)
+        early.step()
+    assert len(early.state) == 2, "none where there is no gradient"
+    for one, other in zip(parameters_of(plain), parameters_of(early), strict=True):
+        assert torch.equal(one, other)
+        assert plain.state.get(one, {}).keys() == early.state.get(other, {}).keys()
+        for name, value in plain.state.get(one, {}).items():
+            found = early.state[other][name]
+            assert torch.equal(found, value)
+            assert (found.dtype, found.stride()) == (value.dtype, value.stride())
+
+
+def test_allocating_moves_nothing_and_may_be_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    optimizer, _ = pair(fused=True)
+    before = [p.detach().clone() for p in parameters_of(optimizer)]
+    own, calls = torch.zeros_like, 0
+
+    def fail_at_third(*args: object, **options: object) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return own(*args, **options)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(torch, "zeros_like", fail_at_third)
+    with pytest.raises(torch.OutOfMemoryError):
+        allocate_state(optimizer)
+    assert len(optimizer.state) == 1
+    allocate_state(optimizer)
+    assert [len(state) for state in optimizer.state.values()] == [3, 3]
+    for found, expected in zip(parameters_of(optimizer), before, strict=True):
+        assert torch.equal(found, expected)

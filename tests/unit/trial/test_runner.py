@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from automl_ft.specs.trial import Outcome, TrialResult, TrialSpec
 from automl_ft.trial.build import build_job
 from automl_ft.trial.prepare import PreparedStudy
 from automl_ft.trial.runner import restore, run_trial
+from automl_ft.trial.study_memory import StudyMemory
 
 
 def test_a_complete_trial_tells_value_metrics_and_cost(run: Any) -> None:
@@ -158,8 +161,6 @@ def test_a_model_that_is_gone_is_a_failed_trial(
         def load_model(self, *_: Any, **__: Any) -> LoadedModel:
             raise ModelError("The model folder `x` does not exist.")
 
-    import dataclasses
-
     result = run(study=dataclasses.replace(study, task=Gone()))
     assert result.failure is not None
     assert result.failure.message == "ModelError: The model folder `x` does not exist."
@@ -168,8 +169,6 @@ def test_a_model_that_is_gone_is_a_failed_trial(
 def test_a_trial_whose_validations_gave_no_value_has_diverged(
     study: PreparedStudy, run: Any
 ) -> None:
-    import dataclasses
-
     class NoValue(type(study.task)):
         def metrics(self, *arguments: Any) -> dict[str, float]:
             return {**super().metrics(*arguments), "f1_macro": float("nan")}
@@ -180,3 +179,153 @@ def test_a_trial_whose_validations_gave_no_value_has_diverged(
         FailureKind.DIVERGED,
         "no validation gave a value",
     )
+
+
+@pytest.fixture
+def own_study(study_with: Callable[..., PreparedStudy]) -> PreparedStudy:
+    """A study that has learnt nothing of memory yet."""
+    return dataclasses.replace(study_with(micro_batch_size="auto"), memory=StudyMemory())
+
+
+class Tearing:
+    """Stands for a device that runs out of memory in some optimiser steps, too late."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
+        self.num_steps = 0
+        own = torch.optim.AdamW.step
+
+        def step(optimizer: torch.optim.AdamW) -> None:
+            self.num_steps += 1
+            own(optimizer)
+            if self.num_steps in steps:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+
+        monkeypatch.setattr(torch.optim.AdamW, "step", step)
+
+
+def losses(result: TrialResult) -> list[float]:
+    return [evaluation.metrics["train_loss"] for evaluation in result.evaluations]
+
+
+@pytest.mark.parametrize("torn", [(1,), (5,), (2, 9)], ids=["first", "later", "twice"])
+def test_a_torn_step_is_not_done_twice(
+    run: Any,
+    own_study: PreparedStudy,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    torn: tuple[int, ...],
+) -> None:
+    whole = run(study=own_study, dropout=0.0, folder=tmp_path / "whole")
+    Tearing(monkeypatch, *torn)
+    found = run(study=own_study, dropout=0.0, folder=tmp_path / "torn")
+    assert (found.outcome, found.cost.examples) == (Outcome.COMPLETE, whole.cost.examples)
+    assert [e.step for e in found.evaluations] == [e.step for e in whole.evaluations]
+    assert losses(found) == pytest.approx(losses(whole), abs=1e-4)
+    assert found.memory.num_out_of_memory == len(torn)
+    assert found.memory.micro_batch_size == 8 // 2 ** len(torn)
+    assert found.memory.correction == own_study.memory.correction("cpu") > 1
+
+
+def test_a_torn_step_costs_the_steps_since_the_last_checkpoint(
+    run: Any, own_study: PreparedStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tearing = Tearing(monkeypatch, 5)
+    run(study=own_study)
+    assert tearing.num_steps == 12 + 2, "steps 4 and 5 are made again after a validation at 3"
+
+
+def test_steps_that_tear_again_and_again_fail_the_trial(
+    run: Any, own_study: PreparedStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Tearing(monkeypatch, *range(99))
+    result = run(study=own_study)
+    assert (result.outcome, result.failure.kind) == (Outcome.FAILED, FailureKind.OUT_OF_MEMORY)
+    assert "CUDA out of memory." in result.failure.message
+    assert result.memory.num_out_of_memory == 3
+
+
+class Builder:
+    """Stands for a device that has no room for a model, so many times."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+        self.left, self.num_calls = times, 0
+
+        def build(*args: Any) -> Any:
+            self.num_calls += 1
+            if self.left:
+                self.left -= 1
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return build_job(*args)
+
+        monkeypatch.setattr("automl_ft.trial.runner.build_job", build)
+
+
+def test_a_trial_that_could_not_be_built_is_built_again(
+    run: Any, own_study: PreparedStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Builder(monkeypatch, 1)
+    result = run(study=own_study)
+    assert (result.outcome, result.failure) == (Outcome.COMPLETE, None)
+    assert (result.memory.num_out_of_memory, result.memory.micro_batch_size) == (1, 4)
+    assert result.memory.correction == own_study.memory.correction("cpu") == pytest.approx(1.1)
+
+
+def test_a_trial_that_cannot_be_built_fails_as_out_of_memory(
+    run: Any, own_study: PreparedStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    builder = Builder(monkeypatch, 99)
+    result = run(study=own_study)
+    assert (result.outcome, result.failure.kind) == (Outcome.FAILED, FailureKind.OUT_OF_MEMORY)
+    assert builder.num_calls == 4
+    assert (result.memory.num_out_of_memory, result.memory.micro_batch_size) == (3, 1)
+
+
+def test_other_errors_in_building_are_not_tried_again(
+    run: Any, own_study: PreparedStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def build(*args: Any) -> None:
+        calls.append(args)
+        raise KeyError("x")
+
+    monkeypatch.setattr("automl_ft.trial.runner.build_job", build)
+    assert run(study=own_study).failure.kind is FailureKind.ERROR
+    assert len(calls) == 1
+
+
+def test_what_ran_out_while_building_is_added_to_what_the_checkpoint_counted(
+    run: Any, own_study: PreparedStudy, script: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Tearing(monkeypatch, 1)
+    first = run(script(reports={1: Decision.PAUSE}), study=own_study)
+    assert first.memory.num_out_of_memory == 1
+    Builder(monkeypatch, 1)
+    second = run(study=own_study)
+    assert (second.outcome, second.memory.num_out_of_memory) == (Outcome.COMPLETE, 2)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "script_of", "is_evidence"),
+    [
+        ({}, {}, True),
+        ({"freezing": "gradual_unfreezing"}, {}, True),
+        ({"freezing": "gradual_unfreezing", "epochs": 9}, {"reports": {4: "prune"}}, False),
+        ({}, {"steps": {2: "prune"}}, False),
+    ],
+    ids=["whole", "unfrozen in the end", "still frozen", "part of an epoch"],
+)
+def test_runs_that_took_all_that_they_ever_take_teach_the_study(
+    run: Any,
+    own_study: PreparedStudy,
+    script: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    recipe: dict[str, Any],
+    script_of: dict[str, dict[int, str]],
+    is_evidence: bool,
+) -> None:
+    monkeypatch.setattr("automl_ft.trial.runner.taken_memory_mib", lambda device: 1.0)
+    own_study.memory.correct("cpu", 4.0)
+    plan = {key: dict.fromkeys(value, Decision.PRUNE) for key, value in script_of.items()}
+    run(script(**plan), study=own_study, **recipe)
+    assert own_study.memory.correction("cpu") == (2.0 if is_evidence else 4.0)
