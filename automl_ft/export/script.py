@@ -384,8 +384,7 @@ def _arguments(facts: ScriptFacts) -> dict[str, str]:
 
 
 def _precision(facts: ScriptFacts) -> str:
-    setting = facts.job.config.training.precision
-    return facts.job.facts.precision if setting == "auto" else setting
+    return facts.job.facts.precision_of(facts.job.checkpoint)
 
 
 def _patience(facts: ScriptFacts) -> int | None:

@@ -80,7 +80,7 @@ class _Builder:
         self._techniques = techniques
         self._recipe = Recipe.of(spec.hyperparameters)
         self._opened = study.checkpoint(self._recipe.model)
-        self._precision = study.precision if techniques.bf16 else "fp32"
+        self._precision = study.precision_of(self._opened) if techniques.bf16 else "fp32"
         config = study.config
         self._budget = memory_budget(
             study.device, config.workers, config.training.memory_gib, study.memory.most_free_mib

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import runpy
 from pathlib import Path
 
 import pytest
@@ -93,3 +94,9 @@ def test_public_names_of_the_package_can_be_imported():
     assert set(automl_ft.__all__) <= set(dir(automl_ft))
     with pytest.raises(AttributeError, match="nonsense"):
         _ = automl_ft.nonsense
+
+
+def test_the_page_of_study_file_keys_is_up_to_date():
+    found = runpy.run_path(str(ROOT / "docs" / "study_file_keys.py"))
+    written = (ROOT / "docs" / "study-files.md").read_text(encoding="utf-8")
+    assert written == found["page"](), "run `python docs/study_file_keys.py`"
