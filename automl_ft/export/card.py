@@ -179,7 +179,8 @@ def _recipe(job: ExportJob) -> list[str]:
         f"Seed {job.seed}; {job.examples} training examples seen in"
         f" {format_duration(job.seconds)} on {job.facts.device}, computed in"
         f" {job.facts.precision_of(job.checkpoint)} on {job.checkpoint.batching} batches."
-        " `automl-ft search config.yaml` trains it again; `python train.py` does about the same with plain transformers.",
+        " `automl-ft search config.yaml` trains it again; `python train.py` does about the same"
+        " with plain transformers.",
         "",
         *_table(("hyperparameter", "value", "meaning"), rows),
     ]

@@ -7,6 +7,7 @@ are added up. Gradient checkpointing is for the case that not even one row fits.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ __all__ = [
     "whole_micro_batch",
 ]
 
+_log = logging.getLogger(__name__)
 _MIB = 1024 * 1024
 _LARGEST = 64
 """Rows at once where `training.micro_batch_size` is `auto`."""
@@ -204,9 +206,26 @@ class _Sizing:
             for size in self._sizes()
         ]
         chosen = next((r for r in training if self._fits(r, "training_mib")), training[-1])
+        if not self._fits(chosen, "training_mib"):
+            self._warn(chosen)
         if isinstance(wishes.micro_batch_size, int):
             return dataclasses.replace(chosen, micro_batch_size=wishes.micro_batch_size)
         return chosen
+
+    def _warn(self, record: TrialMemory) -> None:
+        """Tell once that a trial is begun though it is forecast not to fit."""
+        if self._study.is_told_of_tight_memory:
+            return
+        self._study.is_told_of_tight_memory = True
+        _log.warning(
+            "Memory is short: at its smallest, one row at once with gradient checkpointing, a trial"
+            " is forecast to take %.0f MiB, of which the process has %.0f in use already, and %.0f"
+            " may be taken besides. It is tried all the same. Give `training.memory_gib` more, or"
+            " take fewer workers, shorter rows (`data.max_length`) or a smaller model.",
+            self._forecast(record).total_mib,
+            self._budget.base_mib,
+            self._budget.free_mib or 0.0,
+        )
 
     def _sizes(self) -> list[int]:
         """Return the micro-batches that come into question, largest first."""

@@ -196,6 +196,17 @@ def test_a_trial_that_cannot_fit_is_tried_in_its_smallest_size(
     )  # fmt: skip
 
 
+def test_a_trial_that_cannot_fit_is_told_of_once(
+    job_with: Callable[..., Job], caplog: pytest.LogCaptureFixture
+) -> None:
+    job_with(None)
+    assert caplog.messages == []
+    job = job_with(0.0)
+    (message,) = caplog.messages
+    assert f"forecast to take {job.memory.forecast.total_mib:.0f} MiB" in message
+    assert "`training.memory_gib`" in message
+
+
 def test_a_forecast_leaves_the_trial_as_it_was(job_with: Callable[..., Job]) -> None:
     torch.set_num_threads(2)
     job_with(None, dropout=0.1, batch_size=16)
