@@ -22,45 +22,18 @@ from pathlib import Path
 from typing import Any
 
 from measuring.arguments import make_parser, print_json, settle, sizes_of, write_large_model
-from measuring.engine import open_here, setting_of
+from measuring.engine import Silent, open_here, setting_of
 from measuring.figures import compare_seconds, show_ratio
 from measuring.machine import describe_machine
 from measuring.recipes import Configuration, of_part
 from measuring.rows import MissingDataError, write_rows
 
-from automl_ft.specs.decision import Decision, Evaluation, Progress
 from automl_ft.specs.trial import Outcome, TrialResult, TrialSpec
 from automl_ft.trial.prepare import PreparedStudy
 
 PARTS = ("full", "half", "head")
 STACKED = 8
 """Head-only trials in a group."""
-
-
-class Silent:
-    """A reporter that lets every trial run its full length."""
-
-    def progress(self, progress: Progress) -> Decision:
-        """Go on.
-
-        Args:
-            progress: How far the trial is.
-
-        Returns:
-            CONTINUE.
-        """
-        return Decision.CONTINUE
-
-    def report(self, evaluation: Evaluation) -> Decision:
-        """Go on.
-
-        Args:
-            evaluation: The validation.
-
-        Returns:
-            CONTINUE.
-        """
-        return Decision.CONTINUE
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from automl_ft.config.study import DataConfig, ModelConfig, StudyConfig, Trainin
 from automl_ft.search.folder import StudyFolder
 from automl_ft.search.interrupt import Interrupt
 from automl_ft.search.team import Team, death_message, error_of, start_process
-from automl_ft.specs.decision import Decision
+from automl_ft.specs.decision import Decision, Evaluation, Progress
 from automl_ft.specs.grouping import stack_key
 from automl_ft.specs.trial import Outcome, TrialResult, TrialSpec
 from automl_ft.workers.base import WorkerDied
@@ -30,7 +30,16 @@ from measuring.rows import BenchData
 if TYPE_CHECKING:
     from automl_ft.trial.prepare import PreparedStudy
 
-__all__ = ["Session", "Setting", "Timed", "final_f1", "memory_of", "open_here", "setting_of"]
+__all__ = [
+    "Session",
+    "Setting",
+    "Silent",
+    "Timed",
+    "final_f1",
+    "memory_of",
+    "open_here",
+    "setting_of",
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,6 +133,32 @@ def open_here(setting: Setting, folder: Path) -> PreparedStudy:
     gc.collect()
     gc.freeze()
     return study
+
+
+class Silent:
+    """A reporter that lets every trial run its full length."""
+
+    def progress(self, progress: Progress) -> Decision:
+        """Go on.
+
+        Args:
+            progress: How far the trial is.
+
+        Returns:
+            CONTINUE.
+        """
+        return Decision.CONTINUE
+
+    def report(self, evaluation: Evaluation) -> Decision:
+        """Go on.
+
+        Args:
+            evaluation: The validation.
+
+        Returns:
+            CONTINUE.
+        """
+        return Decision.CONTINUE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
