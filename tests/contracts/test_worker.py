@@ -30,6 +30,7 @@ from automl_ft.workers.protocol import (
     TrialProgress,
     TrialResulted,
     WorkerError,
+    WorkerNote,
 )
 from tests.fakes.scripted_worker import Script, ScriptedWorker
 from tests.fakes.tiny_study import read_study, write_model, write_rows, write_study
@@ -86,11 +87,11 @@ class Bench:
         )
 
     def next(self, *kinds):
-        """Return the next message that is no progress."""
+        """Return the next message that is no progress and no note."""
         deadline = time.monotonic() + SECONDS
         while time.monotonic() < deadline:
             event = self.events.get(timeout=SECONDS)
-            if not isinstance(event.message, TrialProgress):
+            if not isinstance(event.message, (TrialProgress, WorkerNote)):
                 assert isinstance(event.message, kinds), event.message
                 return event.message
         raise AssertionError("no message came")
