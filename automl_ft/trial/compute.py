@@ -51,14 +51,18 @@ class ComputeModel:
     @torch.no_grad()
     def collect(self) -> None:
         """Add the copies' gradients to those of the masters, in fp32, and drop them."""
+        fresh: list[tuple[Tensor, Tensor]] = []
         for (copied, master), buffer in zip(self.pairs, self.buffers, strict=True):
             if copied.grad is None:
                 continue
             if master.grad is None:
-                master.grad = buffer.copy_(copied.grad)
+                master.grad = buffer
+                fresh.append((buffer, copied.grad))
             else:
                 master.grad.add_(copied.grad)
             copied.grad = None
+        if fresh:  # one launch on a GPU instead of one for each parameter
+            torch._foreach_copy_([into for into, _ in fresh], [grad for _, grad in fresh])
 
     @torch.no_grad()
     def refresh(self) -> None:
