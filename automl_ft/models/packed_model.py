@@ -91,7 +91,7 @@ class PackedModel:
             Scores, shape (B, num_labels).
         """
         if hidden is not None and num_blocks == self.layer_map.num_layers:
-            yield self._scores_of_pooled(hidden)
+            yield self.scores_of_pooled(hidden)
             return
         with ExitStack() as stack:
             stack.enter_context(attention_over(inputs.packing, self.stream))
@@ -182,8 +182,15 @@ class PackedModel:
         mask = packing.whole.valid.to(torch.int64)
         return head_logits(self.model, output, {"input_ids": ids, "attention_mask": mask})
 
-    def _scores_of_pooled(self, pooled: Tensor) -> Tensor:
-        """Run what follows the last block on states that the head reads, (B, width)."""
+    def scores_of_pooled(self, pooled: Tensor) -> Tensor:
+        """Run what follows the last block.
+
+        Args:
+            pooled: The states that the head reads, (B, width).
+
+        Returns:
+            Scores, shape (B, num_labels).
+        """
         with replaced_blocks(self.model, self.layer_map, pooled[:, None]):
             logits: Tensor = self.model(**self._one_each(len(pooled))).logits
             return logits

@@ -90,7 +90,7 @@ class PaddedModel:
         if hidden is None:
             yield self.model(**inputs.arguments).logits
         elif num_blocks == self.layer_map.num_layers:
-            yield self._scores_of_pooled(hidden)
+            yield self.scores_of_pooled(hidden)
         else:
             states = self._padded(hidden, inputs)
             with replaced_prefix(self.model, self.layer_map, num_blocks, states, self._skipped):
@@ -141,8 +141,15 @@ class PaddedModel:
             read = valid.to(torch.int64).argmax(1)
         return hidden[torch.arange(len(hidden), device=valid.device), read]
 
-    def _scores_of_pooled(self, pooled: Tensor) -> Tensor:
-        """Run what follows the blocks on states that the head reads, (B, width)."""
+    def scores_of_pooled(self, pooled: Tensor) -> Tensor:
+        """Run what follows the last block.
+
+        Args:
+            pooled: The states that the head reads, (B, width).
+
+        Returns:
+            Scores, shape (B, num_labels).
+        """
         padding = self.model.config.get_text_config().pad_token_id
         output = self._skipped(self._rows_first(pooled[:, None]))
         with replaced_blocks(self.model, self.layer_map, output):

@@ -46,6 +46,22 @@ class Activations:
     is_whole: Callable[[], bool] = lambda: True
     """Whether they can still be read."""
 
+    @property
+    def is_pooled(self) -> bool:
+        """Whether they hold one state for each row: the one that the head reads."""
+        return self.offsets is None
+
+    def pooled(self, rows: npt.NDArray[np.int64]) -> Tensor:
+        """Return the states that the head reads.
+
+        Args:
+            rows: Row numbers, shape (B,).
+
+        Returns:
+            Shape (B, width); only of activations that are pooled.
+        """
+        return self._select(rows)
+
     def take(self, rows: npt.NDArray[np.int64], inputs: Inputs) -> Tensor:
         """Return the activations of some rows.
 
@@ -57,7 +73,7 @@ class Activations:
             What the model's views take as `hidden`.
         """
         if self.offsets is None:
-            return self._select(rows)
+            return self.pooled(rows)
         places, _ = token_indices(self.offsets, rows)
         if isinstance(inputs, PackedInputs):
             # Filler repeats the first token; nothing ever reads it.

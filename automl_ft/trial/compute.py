@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from transformers import PreTrainedModel
 from automl_ft.models.freezing import FreezingPlan
 from automl_ft.trial.memory import is_out_of_memory
 
-__all__ = ["ComputeModel", "compute_model", "in_bf16", "runs_in_bf16"]
+__all__ = ["ComputeModel", "bf16_copy", "compute_model", "runs_in_bf16"]
 
 _FEW_TOKENS = 128
 
@@ -91,7 +92,7 @@ def compute_model(model: PreTrainedModel, plan: FreezingPlan, precision: str) ->
     """
     if precision != "bf16":
         return ComputeModel(model=model, master=model, pairs=())
-    twin = in_bf16(copy.deepcopy(model))
+    twin = bf16_copy(model)
     masters = dict(model.named_parameters())
     wanted = plan.ever_trainable()
     pairs = tuple((p, masters[name]) for name, p in twin.named_parameters() if name in wanted)
@@ -103,26 +104,28 @@ def compute_model(model: PreTrainedModel, plan: FreezingPlan, precision: str) ->
     )
 
 
-def in_bf16(model: PreTrainedModel) -> PreTrainedModel:
-    """Turn a model into bf16 in place, but for the frequencies of rotary positions.
+def bf16_copy(model: PreTrainedModel) -> PreTrainedModel:
+    """Copy a model in bf16, but for the frequencies of rotary positions.
 
     Their products with positions need fp32: in bf16 the angle of token 256 is off by 0.1 radian.
     transformers keeps these buffers, which all its architectures call `inv_freq`, in fp32 too when
     it loads a checkpoint in bf16.
 
     Args:
-        model: The model.
+        model: In fp32; left as it is.
 
     Returns:
-        The same.
+        The copy.
     """
-    for module in model.modules():
-        for parameter in module.parameters(recurse=False):
-            parameter.data = parameter.data.to(torch.bfloat16)
-        for name, buffer in module.named_buffers(recurse=False):
-            if buffer.is_floating_point() and "inv_freq" not in name:
-                module._buffers[name] = buffer.to(torch.bfloat16)
-    return model
+    # What is there already is not copied again, in fp32, on the way.
+    made: dict[int, Any] = {
+        id(p): nn.Parameter(p.detach().to(torch.bfloat16), requires_grad=p.requires_grad)
+        for p in model.parameters()
+    }
+    for name, buffer in model.named_buffers():
+        if buffer.is_floating_point() and "inv_freq" not in name:
+            made[id(buffer)] = buffer.to(torch.bfloat16)
+    return copy.deepcopy(model, made)
 
 
 def runs_in_bf16(model: PreTrainedModel) -> bool:
@@ -140,7 +143,7 @@ def runs_in_bf16(model: PreTrainedModel) -> bool:
     vocabulary = getattr(model.config.get_text_config(), "vocab_size", _FEW_TOKENS)
     ids = torch.arange(1, 9, device=model.device).remainder(vocabulary).view(2, 4)
     try:
-        twin = in_bf16(copy.deepcopy(model))
+        twin = bf16_copy(model)
         with torch.enable_grad():
             scores = twin(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
             scores.float().square().sum().backward()

@@ -116,13 +116,16 @@ class Forward:
         Yields:
             Scores, shape (B, num_labels).
         """
+        if self.activations is not None and not self.activations.is_whole():
+            self.activations = None
+        stored = self.activations
+        if stored is not None and stored.is_pooled:
+            yield self.view.scores_of_pooled(stored.pooled(rows))  # tokens are not even looked up
+            return
         augment = None
         if augmentation is not None:
             augment = augmenter(augmentation, seed=key[0], epoch=key[1])
         inputs = self.maker.make(rows, augment)
-        if self.activations is not None and not self.activations.is_whole():
-            self.activations = None
-        stored = self.activations
         hidden = None if stored is None else stored.take(rows, inputs)
         num_blocks = 0 if stored is None else stored.num_blocks
         with self.view.scores(inputs, hidden, num_blocks) as scores:  # type: ignore[arg-type]

@@ -215,9 +215,9 @@ def test_a_pooled_prefix_that_computes_something_else_ends_one_block_below(
 ) -> None:
     recipe = {"freezing": "head_only"}
     plain = losses(dataclasses.replace(fresh, assets={}), run, script, tmp_path / "plain", **recipe)
-    own = PackedModel._scores_of_pooled
+    own = PackedModel.scores_of_pooled
     wrong = lambda self, pooled: own(self, pooled) + 1  # noqa: E731 - it is only patched in
-    monkeypatch.setattr(PackedModel, "_scores_of_pooled", wrong)
+    monkeypatch.setattr(PackedModel, "scores_of_pooled", wrong)
     monkeypatch.setattr(quota, "_SPARE_BYTES", 0)
     study = dataclasses.replace(fresh, cache=PrefixCache(tmp_path / "activations", 10**8))
     assert losses(study, run, script, tmp_path / "broken", **recipe) == pytest.approx(
