@@ -96,10 +96,33 @@ class PackedModel:
         with ExitStack() as stack:
             stack.enter_context(attention_over(inputs.packing, self.stream))
             if hidden is not None:
-                replaced = replaced_prefix(self.model, self.layer_map, num_blocks, hidden[None])
-                stack.enter_context(replaced)
+                stack.enter_context(self.begun_with(inputs, hidden, num_blocks))
             output = self._run_base(inputs, stack)
             yield self._head(output, inputs)
+
+    @contextmanager
+    def begun_with(self, inputs: PackedInputs, hidden: Tensor, num_blocks: int) -> Iterator[None]:
+        """Have the model start from stored activations while the block is open.
+
+        Args:
+            inputs: The rows that it is run on.
+            hidden: Activations of the lowest blocks, (T, width).
+            num_blocks: How many blocks they stand for, fewer than all.
+        """
+        with replaced_prefix(self.model, self.layer_map, num_blocks, hidden[None]):
+            yield
+
+    def tokens_of(self, states: Tensor, inputs: PackedInputs) -> Tensor:
+        """Take the tokens out of what a block is given.
+
+        Args:
+            states: As the model passes them on, (1, T, width).
+            inputs: The rows.
+
+        Returns:
+            A copy, (T, width).
+        """
+        return states[0].clone()
 
     @torch.no_grad()
     def prefix(self, inputs: PackedInputs, num_blocks: int) -> Tensor:

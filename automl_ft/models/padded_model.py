@@ -92,9 +92,33 @@ class PaddedModel:
         elif num_blocks == self.layer_map.num_layers:
             yield self.scores_of_pooled(hidden)
         else:
-            states = self._padded(hidden, inputs)
-            with replaced_prefix(self.model, self.layer_map, num_blocks, states, self._skipped):
+            with self.begun_with(inputs, hidden, num_blocks):
                 yield self.model(**inputs.arguments).logits
+
+    @contextmanager
+    def begun_with(self, inputs: PaddedInputs, hidden: Tensor, num_blocks: int) -> Iterator[None]:
+        """Have the model start from stored activations while the block is open.
+
+        Args:
+            inputs: The rows that it is run on.
+            hidden: Activations of the lowest blocks, (tokens, width).
+            num_blocks: How many blocks they stand for, fewer than all.
+        """
+        states = self._padded(hidden, inputs)
+        with replaced_prefix(self.model, self.layer_map, num_blocks, states, self._skipped):
+            yield
+
+    def tokens_of(self, states: Tensor, inputs: PaddedInputs) -> Tensor:
+        """Take the tokens out of what a block is given.
+
+        Args:
+            states: As the model passes them on.
+            inputs: The rows.
+
+        Returns:
+            A copy, one row for each token, (tokens, width).
+        """
+        return self._rows_first(states).flatten(0, 1).index_select(0, inputs.places)
 
     @torch.no_grad()
     def prefix(self, inputs: PaddedInputs, num_blocks: int) -> Tensor:
@@ -113,7 +137,7 @@ class PaddedModel:
             states = captured_output(self.model, self.layer_map, run)
             return self._at_read(self._rows_first(states), inputs)
         states = captured_prefix(self.model, self.layer_map, num_blocks, run)
-        return self._rows_first(states).flatten(0, 1).index_select(0, inputs.places)
+        return self.tokens_of(states, inputs)
 
     def _padded(self, hidden: Tensor, inputs: PaddedInputs) -> Tensor:
         shape = inputs.arguments["attention_mask"].shape

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from automl_ft.models.packed_model import PackedInputs, PackedModel
-from automl_ft.models.padded_model import PaddedInputs, PaddedModel
-from automl_ft.models.prefix import boundary_input, replaced_prefix
+from automl_ft.models.packed_model import PackedModel
+from automl_ft.models.padded_model import PaddedModel
+from automl_ft.models.prefix import boundary_input
 from automl_ft.trial.inputs import Inputs
 
 __all__ = ["prefixes"]
@@ -46,7 +46,8 @@ def prefixes(
     found: dict[int, Tensor] = {}
     with ExitStack() as stack:
         if stored is not None:
-            stack.enter_context(_begun_with(view, inputs, stored, num_stored))
+            begun = view.begun_with(inputs, stored, num_stored)  # type: ignore[arg-type]
+            stack.enter_context(begun)
         for num_blocks in passed:
             stack.enter_context(_kept(view, inputs, num_blocks, found))
         found[last] = view.prefix(inputs, last)  # type: ignore[arg-type]
@@ -63,11 +64,8 @@ def _kept(
         if num_blocks in found:
             return  # a block that shares its weights runs again
         states = boundary_input(args, kwargs)
-        if isinstance(inputs, PaddedInputs):
-            tokens = _turned(view, states).flatten(0, 1).index_select(0, inputs.places)
-        else:
-            tokens = states[0].clone()  # the block may change its input in place
-        found[num_blocks] = tokens
+        # A copy, as the block may change its input in place.
+        found[num_blocks] = view.tokens_of(states, inputs)  # type: ignore[arg-type]
 
     block = view.model.get_submodule(view.layer_map.block_modules[num_blocks])
     handle = block.register_forward_pre_hook(keep, with_kwargs=True)
@@ -75,32 +73,3 @@ def _kept(
         yield
     finally:
         handle.remove()
-
-
-@contextmanager
-def _begun_with(
-    view: PackedModel | PaddedModel, inputs: Inputs, stored: Tensor, num_stored: int
-) -> Iterator[None]:
-    """Have the model start from stored activations, as the views themselves do it."""
-    if isinstance(inputs, PackedInputs):
-        with replaced_prefix(view.model, view.layer_map, num_stored, stored[None]):
-            yield
-        return
-    assert isinstance(view, PaddedModel)
-    length = view.traits.output_length
-    shape = inputs.valid.shape
-    states = stored.new_zeros((shape.numel(), stored.shape[1]))
-    states = states.index_copy(0, inputs.places, stored).view(*shape, -1)
-
-    def skipped(hidden: Tensor) -> Any:
-        return hidden if length is None else (hidden, *[None] * (length - 1))
-
-    hidden = _turned(view, states).contiguous()
-    with replaced_prefix(view.model, view.layer_map, num_stored, hidden, skipped):
-        yield
-
-
-def _turned(view: PackedModel | PaddedModel, states: Tensor) -> Tensor:
-    """Turn padded states as the model passes them on into (B, S, width), and back."""
-    is_length_first = isinstance(view, PaddedModel) and view.traits.is_length_first
-    return states.transpose(0, 1) if is_length_first else states

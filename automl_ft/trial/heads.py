@@ -26,6 +26,7 @@ from automl_ft.specs.trial import TrialMemory, TrialSpec
 from automl_ft.tasks.base import SoftTargetLoss
 from automl_ft.trial.build import build_job
 from automl_ft.trial.forward import Forward
+from automl_ft.trial.guard import halved
 from automl_ft.trial.loop import Job, enter_stage
 from automl_ft.trial.losses import LossLog
 from automl_ft.trial.masks import Masks, masks_of
@@ -340,7 +341,7 @@ class _HeadRoom:
             except Exception as error:
                 if not is_out_of_memory(error) or self.rows == 1:
                     raise
-            self.rows = (self.rows + 1) // 2
+            self.rows = halved(self.rows)
             self.record = replace(
                 self.record,
                 eval_batch_size=min(self.record.eval_batch_size, self.rows),

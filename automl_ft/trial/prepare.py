@@ -122,8 +122,8 @@ class PreparedStudy:
         Returns:
             `fp32`, `tf32` or `bf16`.
         """
-        is_unable = self.precision == "bf16" and not opened.facts.can_bf16
-        return "fp32" if is_unable else self.precision
+        facts = dataclasses.replace(self.facts, precision=self.precision)
+        return facts.precision_of(opened.facts)
 
     @property
     def validations_per_epoch(self) -> float:
