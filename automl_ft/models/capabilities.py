@@ -98,12 +98,15 @@ class Capabilities:
         """Return a view of a model that runs on padded rows.
 
         Args:
-            model: A model like the one that was looked at.
+            model: A model like the one that was looked at; off the CPU it gets packed attention if
+                it takes it, which makes masks without waiting for the device.
             layer_map: Its parts.
 
         Returns:
             The view.
         """
+        if self.packed is not None and model.device.type != "cpu":
+            use_packed_attention(model)
         return PaddedModel(model=model, layer_map=layer_map, traits=self.padded)
 
 

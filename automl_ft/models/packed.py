@@ -180,8 +180,16 @@ def _spread_heads(states: Tensor, packing: Packing, repeats: int = 1) -> list[Te
 
 
 def _packed_mask(*args: Any, **kwargs: Any) -> Tensor | None:
-    """Make no mask for packed rows: the layout says it all."""
-    return None if _ACTIVE.packing is not None else sdpa_mask(*args, **kwargs)
+    """Make no mask for packed rows: the layout says it all.
+
+    For padded ones sdpa's is always made off the CPU, where a look at whether all places hold
+    tokens, which could save it, would wait for the device.
+    """
+    if _ACTIVE.packing is not None:
+        return None
+    if torch.device(kwargs.get("device", "cpu")).type != "cpu":
+        kwargs |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
+    return sdpa_mask(*args, **kwargs)
 
 
 AttentionInterface.register(IMPLEMENTATION, _packed_attention)

@@ -19,6 +19,7 @@ from transformers import (
 
 from automl_ft.models.capabilities import find_capabilities
 from automl_ft.models.layer_map import LayerMap, map_layers
+from automl_ft.models.packed import IMPLEMENTATION
 from automl_ft.models.packed_model import PackedInputs
 from automl_ft.models.packing import RowGroup, pack
 from automl_ft.models.padded_model import PaddedInputs
@@ -302,3 +303,15 @@ def test_a_lack_of_memory_says_nothing_of_a_model(load, position):
 def test_rows_that_are_tried_hold_the_tokens_that_a_config_names():
     model, layer_map = tiny("esm", vocab_size=120, mask_token_id=7, token_dropout=True)
     assert find_capabilities(model, layer_map).packed is None
+
+
+def test_padded_rows_off_the_cpu_get_masks_that_wait_for_nothing(load):
+    loaded = load("bert")
+    model, layer_map = loaded.model, loaded.layer_map
+    model.set_attn_implementation("sdpa")
+    found = find_capabilities(model, layer_map)
+    model.set_attn_implementation("sdpa")
+    found.padded_model(model, layer_map)
+    assert model.config._attn_implementation != IMPLEMENTATION
+    found.padded_model(model.to("meta"), layer_map)
+    assert model.config._attn_implementation == IMPLEMENTATION
