@@ -29,7 +29,7 @@ __all__ = [
 _PRECISIONS = {
     "fp32": "fp32",
     "tf32": "tf32, validation in fp32",
-    "bf16": "bf16 with fp32 parameters, validation in fp32",
+    "bf16": "bf16 with fp32 parameters, validation with the classes of fp32",
 }
 _BATCHES = {
     "packed": "rows packed end to end, without padding",

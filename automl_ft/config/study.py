@@ -157,7 +157,8 @@ class TrainingConfig:
     precision: str = "auto"
     """`fp32`, `tf32` (fp32 with shortened factors in training, on NVIDIA GPUs), `bf16` (with fp32
     master weights), or `auto`: bf16 on a GPU or CPU that multiplies it faster, else fp32.
-    Validation is always fp32."""
+    In validation, rows whose class bf16 leaves in doubt are scored again in fp32, after tf32 all
+    are."""
     micro_batch_size: int | str = "auto"
     """Examples that pass through the model at once, from 1 up; gradients accumulate to the
     effective `batch_size`. `auto` takes as many as fit by a forecast, 64 at most, 32 with mixup,

@@ -92,19 +92,19 @@ def bucketed_order(
     return np.concatenate([shuffled.reshape(-1), order[num_full:]])
 
 
-def eval_batches(split: EncodedSplit, batch_size: int) -> Iterator[IntArray]:
+def eval_batches(lengths: IntArray, batch_size: int) -> Iterator[IntArray]:
     """Yield every row once, longest first, so that rows of one batch need little padding.
 
     The longest batch comes first: if memory does not do, it shows at once.
 
     Args:
-        split: The rows.
+        lengths: Tokens of each row, shape (num_rows,).
         batch_size: Rows in a batch, from 1 up.
 
     Yields:
         Row indices, shape (batch,); the last batch may be smaller.
     """
-    order = np.argsort(-split.lengths, kind="stable")
+    order = np.argsort(-lengths, kind="stable")
     for start in range(0, len(order), batch_size):
         yield order[start : start + batch_size]
 

@@ -60,6 +60,9 @@ _SAME_LOGITS = 1e-4
 """On the same kind of device scores that differ by no more than this differ by rounding."""
 _SAME_LOGITS_ELSEWHERE = 1e-3
 """The same on another kind of device."""
+_SAME_LOGITS_BF16 = 0.05
+"""What bf16 may be off, of the largest score: some of the stored scores are in bf16 where training
+was (`trial.screening`), though none of a row whose class is near to another. Measured: 0.03."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -201,10 +204,16 @@ def _difference(
         return f"the scores in `{path}` are not those of the trial"
     is_same_kind = job.facts.device.startswith(device.type)
     limit = _SAME_LOGITS if is_same_kind else _SAME_LOGITS_ELSEWHERE
-    largest = float(np.abs(stored - logits).max())
-    if largest <= limit:
+    shifts = np.abs(stored - logits).max(axis=1)
+    other_class = stored.argmax(axis=1) != logits.argmax(axis=1)
+    if job.facts.precision != "bf16":
+        other_class[:] = True  # all scores are as exact as those near another class
+    of_bf16 = _SAME_LOGITS_BF16 * float(np.abs(logits).max())
+    limits = np.where(other_class, limit, max(limit, of_bf16))
+    worst = int(np.argmax(shifts / limits))
+    if shifts[worst] <= limits[worst]:
         return None
-    return f"its scores are up to {largest:.2g} off (rounding: {limit:g})"
+    return f"its scores are up to {shifts[worst]:.2g} off (rounding: {limits[worst]:.2g})"
 
 
 def _check_weights(job: ExportJob, resolved: ResolvedCheckpoint) -> None:

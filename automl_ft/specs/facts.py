@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 __all__ = ["CheckpointFacts", "DataFacts", "DataNote", "StudyFacts"]
 
@@ -72,9 +72,6 @@ class CheckpointFacts:
     """Whether it computes in bf16; where not, its trials compute in fp32 instead."""
     fallbacks: tuple[str, ...] = ()
     """Sentences on shortcuts of the training engine that this model does not allow."""
-    validation_cost: float | None = field(default=None, compare=False)
-    """Seconds of a token in validation for each second of a token in training, as measured; None
-    where it was not. A measurement differs each time, so it does not tell facts apart."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

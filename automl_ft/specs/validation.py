@@ -14,11 +14,8 @@ __all__ = [
     "choose_validations_per_epoch",
     "epochs_between_validations",
     "first_validation_step",
-    "is_dear",
-    "may_matter",
     "resolved_validations",
     "stored_setting",
-    "usual_cost",
     "written_validations",
 ]
 
@@ -26,85 +23,33 @@ _MOST = 2.0
 """What `auto` takes where validation is cheap; more looks cost more than they tell a pruner."""
 _LARGEST_SHARE = 0.15
 _TRAINING_COST = 3.0
-_BF16_GAIN = 1.5
-_GPU_GAINS = {"bf16": 8.0, "tf32": 4.0}
-"""Half of what an NVIDIA A100 multiplies faster than in fp32 (312 and 156 to 19.5 TFLOP/s, its data
-sheet of 2021)."""
-_NOISE = 1.25
-"""What is measured within this factor of the usual is taken for the usual, so that two studies of
-the same rows on one machine validate alike."""
-_DEAREST = 16 / _TRAINING_COST
-"""The most that validation can cost: bf16 at a GPU's peak."""
+_IN_DOUBT = 0.1
+"""Share of the rows that are scored in fp32 after bf16; measured: 3 % of 500, 16 rows at least."""
+_GAINS = {"cpu": {"bf16": 3.0}, "cuda": {"bf16": 16.0, "tf32": 8.0}}
+"""What is multiplied faster than in fp32: on a CPU with bf16 as measured (2.6, MiniLM on one
+thread), on a GPU at the most (312 and 156 to 19.5 TFLOP/s, the data sheet of NVIDIA's A100, 2021).
+"""
 
 
-def usual_cost(precision: str) -> float:
+def assumed_cost(device: str, precision: str) -> float:
     """Return what a token costs in validation, for each unit that it costs in training.
 
     A validation costs one forward pass, training three for each token: the backward pass computes
     two products for each of the forward pass (Kaplan et al. 2020, arXiv 2001.08361, section 2.1:
-    2N and 4N operations a token). Training in bf16 is 1.5 times as fast (measured at 1.47 for full
-    fine-tuning on a CPU with bf16 matrix units), while validation stays in fp32. Measured on such
-    a CPU (MiniLM, SST-2): 0.42 in bf16, 0.22 in fp32, so that this is on the safe side.
-
-    Args:
-        precision: In which training computes: `fp32`, `tf32` or `bf16`.
-
-    Returns:
-        A third, or half for bf16.
-    """
-    return (_BF16_GAIN if precision == "bf16" else 1.0) / _TRAINING_COST
-
-
-def is_dear(cost: float, usual: float) -> bool:
-    """Tell whether a measured cost is clearly above the usual one.
-
-    Args:
-        cost: Measured.
-        usual: From `usual_cost`.
-
-    Returns:
-        Whether the measured one counts.
-    """
-    return cost > _NOISE * usual
-
-
-def assumed_cost(device: str, precision: str, measured: float | None) -> float:
-    """Return the cost that `auto` reckons with.
-
-    Hardware with matrix units for bf16 or TF32 trains many times as fast as it validates in fp32,
-    by how much depends on the model: what was measured counts where it is more than usual.
+    2N and 4N operations a token). After bf16 a few rows are scored once more in fp32
+    (`trial.screening`), and after TF32 all are scored in fp32 alone.
 
     Args:
         device: Such as `cpu` or `cuda:0`.
         precision: In which training computes: `fp32`, `tf32` or `bf16`.
-        measured: Measured when the study was made; None where it was not.
 
     Returns:
-        As `usual_cost`.
+        A third for fp32, more for the others.
     """
-    usual = usual_cost(precision)
-    if measured is None:  # memory ran out, or the study is from before it was measured
-        gain = _GPU_GAINS.get(precision, 1.0)
-        return gain / _TRAINING_COST if device.startswith("cuda") else usual
-    return measured if is_dear(measured, usual) else usual
-
-
-def may_matter(train_tokens: int, validation_tokens: int, usual: float) -> bool:
-    """Tell whether the cost can make a difference to `choose_validations_per_epoch`.
-
-    Args:
-        train_tokens: Tokens of the training rows, 1 or more.
-        validation_tokens: Tokens of the validation rows.
-        usual: From `usual_cost`.
-
-    Returns:
-        False where validation is so small that its cost never counts.
-    """
-    cheapest, dearest = (
-        choose_validations_per_epoch(train_tokens, validation_tokens, cost=cost)
-        for cost in (usual, _DEAREST)
-    )
-    return cheapest != dearest
+    gain = _GAINS.get(device.split(":")[0], {}).get(precision, 1.0)
+    if precision == "bf16":
+        return (1.0 + _IN_DOUBT * gain) / _TRAINING_COST
+    return gain / _TRAINING_COST
 
 
 def choose_validations_per_epoch(

@@ -86,7 +86,7 @@ def evaluation_tensors(
     Yields:
         Row numbers (batch,) and the model's inputs, each (batch, seq_len).
     """
-    for rows in eval_batches(split, batch_size):
+    for rows in eval_batches(split.lengths, batch_size):
         inputs = _to_tensors(collate(split, rows, padding), device)
         del inputs["labels"]
         yield np.asarray(rows, dtype=np.int64), inputs

@@ -36,6 +36,7 @@ from automl_ft.trial.prefix_cache import CacheKey
 from automl_ft.trial.prepare import OpenCheckpoint, PreparedStudy
 from automl_ft.trial.recipe import Recipe
 from automl_ft.trial.schedule import build_schedule, validation_steps
+from automl_ft.trial.screening import Screening
 from automl_ft.trial.seeding import random_states, seed_everything
 from automl_ft.trial.sizing import SizedParts, Wishes, guard_memory
 from automl_ft.trial.step import StepRunner
@@ -97,7 +98,7 @@ class _Builder:
         parameters = tuple(p for group in optimizer.param_groups for p in group["params"])
         seed_everything(spec.seed, study.device)
         stepper = self._stepper(model, compute)
-        validation = self._forward(model, model.loaded.model, "validation", None)
+        validation = self._validation(model, compute)
         return Job(
             recipe=recipe,
             model=model.loaded.model,
@@ -214,12 +215,18 @@ class _Builder:
             precision=self._precision,
         )
 
+    def _validation(self, model: _Model, compute: ComputeModel) -> Screening:
+        exact = self._forward(model, model.loaded.model, "validation", None)
+        if compute.model is compute.master or not self._techniques.screening:
+            return Screening(exact=exact)
+        return Screening(exact=exact, rough=self._forward(model, compute.model, "validation", None))
+
     def _memory(
         self,
         plan: FreezingPlan,
         compute: ComputeModel,
         stepper: StepRunner,
-        validation: Forward,
+        validation: Screening,
         parameters: tuple[torch.Tensor, ...],
     ) -> MemoryGuard:
         study, recipe, facts = self._study, self._recipe, self._opened.facts
@@ -230,7 +237,7 @@ class _Builder:
         return guard_memory(
             SizedParts(
                 stepper=stepper,
-                validation=validation,
+                validation=validation.exact,
                 compute=compute,
                 plan=plan,
                 parameters=parameters,

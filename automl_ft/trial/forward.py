@@ -6,7 +6,7 @@ are frozen, both start from stored activations.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -47,13 +47,22 @@ class Forward:
     stage: int | None = None
     """The stage that they are of; None before the first."""
 
-    def enter(self, plan: FreezingPlan, stage: int, *, num_passes: float) -> None:
+    def enter(
+        self,
+        plan: FreezingPlan,
+        stage: int,
+        *,
+        num_passes: float,
+        stages: Collection[int] | None = None,
+    ) -> None:
         """Take the stored activations of a stage, if it is a new one.
 
         Args:
             plan: The freezing plan.
             stage: Its stage.
             num_passes: How often the stage reads each row.
+            stages: In which all rows are scored; in others some are, for whom nothing is stored
+                that is not there yet. None for all stages.
         """
         if stage == self.stage:
             return
@@ -62,7 +71,12 @@ class Forward:
         if self.source is None or num_blocks < 1:
             return
         # A trial that goes on fills what it would have had if it had never stopped.
-        needed = self._passes_by_boundary(plan, stage, num_passes, is_whole=is_first)
+        served = [
+            other
+            for other in range(0 if is_first else stage, plan.num_stages)
+            if stages is None or other in stages
+        ]
+        needed = self._passes_by_boundary(plan, stage, num_passes, served)
         self.activations = self.source.open(
             self.view,
             num_blocks,
@@ -71,8 +85,20 @@ class Forward:
                 for number, passes in sorted(needed.items(), reverse=True)
                 if number < num_blocks and passes >= _WORTH_STORING
             ],
-            may_fill=self._pays(needed),
+            may_fill=stage in served and self._pays(needed),
         )
+
+    def reads_pooled(self, plan: FreezingPlan, stage: int) -> bool:
+        """Tell whether stored activations can stand in for all blocks of a stage.
+
+        Args:
+            plan: The freezing plan.
+            stage: Its stage.
+
+        Returns:
+            Whether nothing but the head is left to compute.
+        """
+        return self.source is not None and self._boundary(plan, stage) == plan.layer_map.num_layers
 
     def _boundary(self, plan: FreezingPlan, stage: int) -> int:
         """Return how many blocks activations can stand in for in a stage."""
@@ -80,11 +106,11 @@ class Forward:
         return -1 if frozen is None else min(frozen, self.deepest_prefix)
 
     def _passes_by_boundary(
-        self, plan: FreezingPlan, stage: int, num_passes: float, *, is_whole: bool
+        self, plan: FreezingPlan, stage: int, num_passes: float, stages: Collection[int]
     ) -> dict[int, float]:
-        """Return how often a trial, or what is left of it, reads each row at each boundary."""
+        """Return how often some stages of a trial read each row at each boundary."""
         passes: dict[int, float] = {}
-        for other in range(0 if is_whole else stage, plan.num_stages):
+        for other in stages:
             num_blocks = self._boundary(plan, other)
             if num_blocks >= 1:
                 share = num_passes * plan.share(other) / plan.share(stage)
@@ -131,7 +157,6 @@ class Forward:
         with self.view.scores(inputs, hidden, num_blocks) as scores:  # type: ignore[arg-type]
             yield scores
 
-    @torch.inference_mode()
     def all_scores(self, batch_size: int) -> npt.NDArray[np.float32]:
         """Compute the scores of all rows, in batches of similar length.
 
@@ -141,13 +166,26 @@ class Forward:
         Returns:
             Scores in the order of the rows, shape (num_rows, num_labels).
         """
+        return self.scores_of(np.arange(len(self.maker.split)), batch_size)
+
+    @torch.inference_mode()
+    def scores_of(self, rows: npt.NDArray[np.int64], batch_size: int) -> npt.NDArray[np.float32]:
+        """Compute the scores of some rows, in batches of similar length.
+
+        Args:
+            rows: Row numbers, shape (num_rows,).
+            batch_size: Rows at once.
+
+        Returns:
+            Scores in the order of `rows`, shape (num_rows, num_labels).
+        """
         found: npt.NDArray[np.float32] | None = None
-        for rows in eval_batches(self.maker.split, batch_size):
-            with self.scores(np.asarray(rows, dtype=np.int64), None, (0, 0)) as scores:
+        for places in eval_batches(self.maker.split.lengths[rows], batch_size):
+            with self.scores(rows[places], None, (0, 0)) as scores:
                 part = scores.float().cpu().numpy()
             if found is None:
-                found = np.empty((len(self.maker.split), part.shape[1]), dtype=np.float32)
-            found[rows] = part
+                found = np.empty((len(rows), part.shape[1]), dtype=np.float32)
+            found[places] = part
         if found is None:
             raise ValueError("A split to score needs at least one row.")
         return found

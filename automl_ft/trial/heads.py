@@ -122,7 +122,7 @@ def build_heads(
     _masks(pattern, study)
     job = build_job(pattern, study)
     enter_stage(job, TrainingState())
-    if not (_is_pooled(job.stepper.forward) and _is_pooled(job.validation)):
+    if not (_is_pooled(job.stepper.forward) and _is_pooled(job.validation.exact)):
         raise UnstackableError("there are no kept activations for the states that the heads read")
     chain = _chain(job)
     if chain is None:
@@ -153,7 +153,7 @@ def _is_pooled(forward: Forward) -> bool:
 
 def _chain(job: Job) -> HeadChain | None:
     frozen = {name for part in job.plan.layer_map.modules[:-1] for name in part}
-    forward = job.validation
+    forward = job.validation.exact
     pooled = forward.activations.values[:_TRIED] if forward.activations is not None else None
     if pooled is None or len(pooled) < 2:
         return None
@@ -188,7 +188,7 @@ class _HeadBuilder:
         self._depths = layer_depths(job.plan.layer_map)
         self._features = {
             "train": self._folded(job.stepper.forward),
-            "validation": self._folded(job.validation),
+            "validation": self._folded(job.validation.exact),
         }
 
     def group(self, trials: Sequence[HeadTrial]) -> HeadGroup:

@@ -1,16 +1,14 @@
 """What does one look at a model, on its device and with a study's rows, find out for all trials?
 
-Which shortcuts it allows, how batches are laid out and what validation costs; the look is taken
-once, when a study is made. Where the engine must fall back, a sentence says so.
+Which shortcuts it allows and how batches are laid out; the look is taken once, when a study is
+made. Where the engine must fall back, a sentence says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
 
-import torch
 from transformers import PreTrainedModel
 
 from automl_ft.config.study import StudyConfig, TrainingConfig
@@ -19,17 +17,13 @@ from automl_ft.data.encoding import EncodedSplit
 from automl_ft.models.capabilities import Capabilities, find_capabilities
 from automl_ft.models.load import LoadedModel
 from automl_ft.models.vocabulary import vocabulary_notes
-from automl_ft.specs.validation import is_dear, may_matter, usual_cost
-from automl_ft.trial.batching import BUCKETED, HARDLY_MATTERS_SECONDS, PACKED, choose_batching
+from automl_ft.trial.batching import BUCKETED, PACKED, choose_batching
 from automl_ft.trial.compute import runs_in_bf16
 from automl_ft.trial.memory import is_out_of_memory
 from automl_ft.trial.precision import pick_device, resolve_precision
-from automl_ft.trial.stopwatch import Stopwatch, make_stopwatch
+from automl_ft.trial.stopwatch import make_stopwatch
 
-__all__ = ["LookedAt", "ModelLook", "ValidationClock", "look_at_model", "measured_cost"]
-
-_REPEATS = 3
-_T = TypeVar("_T")
+__all__ = ["LookedAt", "ModelLook", "look_at_model"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -56,54 +50,10 @@ class ModelLook:
     """`packed` or `bucketed`."""
     can_stack: bool
     """Whether heads can be trained together."""
-    validation_cost: float | None
-    """What a token costs in validation; None where it was not measured."""
     can_bf16: bool
     """Whether the model computes in bf16; True where nobody asked."""
     fallbacks: tuple[str, ...]
     """A sentence for each shortcut that is not taken."""
-
-
-class ValidationClock(Protocol):
-    """What times training and validation."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where they run."""
-        ...
-
-    def num_tokens(self, split: str) -> int:
-        """Count what is timed.
-
-        Args:
-            split: `train` or `validation`.
-
-        Returns:
-            Tokens, without padding.
-        """
-        ...
-
-    def train(self, batching: str) -> float:
-        """Train on some rows.
-
-        Args:
-            batching: `packed` or `bucketed`.
-
-        Returns:
-            Seconds.
-        """
-        ...
-
-    def validate(self, batching: str) -> float:
-        """Score some rows in fp32.
-
-        Args:
-            batching: `packed` or `bucketed`.
-
-        Returns:
-            Seconds.
-        """
-        ...
 
 
 def look_at_model(config: StudyConfig, looked_at: LookedAt) -> ModelLook:
@@ -128,21 +78,15 @@ def look_at_model(config: StudyConfig, looked_at: LookedAt) -> ModelLook:
     )
     can_bf16 = precision != "bf16" or runs_in_bf16(loaded.model)
     precision = precision if can_bf16 else "fp32"
-    watch = _Watch(looked_at, capabilities, precision)
     batching = BUCKETED
     if capabilities.packed is not None:
         batching = config.training.batching
         if batching == "auto":
-            batching = watch.ask(choose_batching) or PACKED
-    cost = None
-    if _must_measure(config, looked_at, precision):
-        usual = usual_cost(precision)
-        cost = watch.ask(lambda clock: measured_cost(clock, batching, usual))
+            batching = _fastest_batching(looked_at, capabilities, precision)
     loaded.model.zero_grad(set_to_none=True)
     return ModelLook(
         batching=batching,
         can_stack=capabilities.can_stack,
-        validation_cost=cost,
         can_bf16=can_bf16,
         fallbacks=(
             *_fallbacks(looked_at, capabilities, batching),
@@ -151,67 +95,22 @@ def look_at_model(config: StudyConfig, looked_at: LookedAt) -> ModelLook:
     )
 
 
-def measured_cost(clock: ValidationClock, batching: str, usual: float) -> float | None:
-    """Time validation next to training.
-
-    Args:
-        clock: Times both.
-        batching: `packed` or `bucketed`.
-        usual: What it costs usually; whoever finds more looks again, as other work on the machine
-            may have been in the way.
-
-    Returns:
-        Seconds of a token in validation, for each second of a token in training (without the
-        optimiser's step); None where a CPU takes too little time for both.
-    """
-    clock.validate(batching)  # warms up
-    best_training = best_validation = float("inf")
-    cost = usual
-    for _ in range(_REPEATS):
-        best_training = min(best_training, clock.train(batching))
-        if best_training < HARDLY_MATTERS_SECONDS and clock.device.type == "cpu":
-            return None
-        best_validation = min(best_validation, clock.validate(batching))
-        cost = best_validation / clock.num_tokens("validation")
-        cost /= best_training / clock.num_tokens("train")
-        if not is_dear(cost, usual):
-            break
-    return cost
-
-
-class _Watch:
-    """Asks a stopwatch, made when it is first needed; where memory does not suffice, nobody."""
-
-    def __init__(self, looked_at: LookedAt, capabilities: Capabilities, precision: str) -> None:
-        self._looked_at = looked_at
-        self._capabilities = capabilities
-        self._precision = precision
-        self._stopwatch: Stopwatch | None = None
-
-    def ask(self, question: Callable[[Stopwatch], _T]) -> _T | None:
-        """Return the answer; None where memory ran out, though a trial may find what fits."""
-        looked_at = self._looked_at
-        try:
-            if self._stopwatch is None:
-                self._stopwatch = make_stopwatch(
-                    looked_at.loaded,
-                    self._capabilities,
-                    looked_at.splits,
-                    looked_at.padding,
-                    self._precision,
-                )
-            return question(self._stopwatch)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            return None
-
-
-def _must_measure(config: StudyConfig, looked_at: LookedAt, precision: str) -> bool:
-    if config.training.validations_per_epoch != "auto" or precision == "fp32":
-        return False  # in fp32 both compute alike on any device
-    tokens = [looked_at.splits[name].num_tokens for name in ("train", "validation")]
-    return may_matter(tokens[0], tokens[1], usual_cost(precision))
+def _fastest_batching(looked_at: LookedAt, capabilities: Capabilities, precision: str) -> str:
+    """Time both layouts; where memory does not suffice for that, take packed rows."""
+    try:
+        return choose_batching(
+            make_stopwatch(
+                looked_at.loaded,
+                capabilities,
+                looked_at.splits["train"],
+                looked_at.padding,
+                precision,
+            )
+        )
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return PACKED  # a trial may find what fits
 
 
 def _dropped_wishes(

@@ -20,19 +20,19 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from automl_ft.specs.decision import Decision, Evaluation, Progress, Reporter
 from automl_ft.specs.trial import Outcome
 from automl_ft.trial.checkpoint import save_best, save_last
 from automl_ft.trial.compute import ComputeModel
-from automl_ft.trial.forward import Forward
 from automl_ft.trial.guard import MemoryGuard
 from automl_ft.trial.losses import DivergedError
 from automl_ft.trial.memory import peak_memory_mib
-from automl_ft.trial.optimizer import shrink_l1
+from automl_ft.trial.optimizer import clip_gradients, shrink_l1
 from automl_ft.trial.parts import TrialParts
+from automl_ft.trial.screening import Screening
 from automl_ft.trial.state import TrainingState
 from automl_ft.trial.step import Stepper
 
@@ -50,7 +50,7 @@ class Job(TrialParts):
     parameters: tuple[Tensor, ...]
     """All that the optimiser trains at some time."""
     stepper: Stepper
-    validation: Forward
+    validation: Screening
     memory: MemoryGuard
     """Runs steps and validations in the memory that there is."""
 
@@ -172,7 +172,7 @@ def train_step(job: Job, state: TrainingState, order: npt.NDArray[np.int64]) -> 
 def _update(job: Job, loss: Tensor, step: int) -> None:
     """Move the parameters by their gradients, and drop these."""
     with_gradient = [p for p in job.parameters if p.grad is not None]
-    norm = nn.utils.clip_grad_norm_(with_gradient, job.recipe.max_grad_norm)
+    norm = clip_gradients(job.optimizer, with_gradient, job.recipe.max_grad_norm)
     job.losses.add(loss, norm, step)
     job.optimizer.step()
     shrink_l1(job.optimizer, job.recipe.l1)

@@ -68,7 +68,7 @@ class TrialParts:
     batches: TrainingBatches
     losses: LossLog
     validation: Scorer
-    """Gives scores of the validation split, in fp32."""
+    """Gives scores of the validation split, with the classes of fp32."""
     memory: Room
     """Runs validations in the memory that there is."""
     score: Callable[[npt.NDArray[np.float32]], dict[str, float]]

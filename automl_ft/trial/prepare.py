@@ -359,7 +359,6 @@ def _open_fresh(
         can_stack=look.can_stack,
         can_bf16=look.can_bf16,
         fallbacks=look.fallbacks,
-        validation_cost=look.validation_cost,
     )
     return OpenCheckpoint(
         config=model,
@@ -385,7 +384,7 @@ def _validations_per_epoch(
         choose_validations_per_epoch(
             checkpoint.splits["train"].num_tokens,
             checkpoint.splits["validation"].num_tokens,
-            cost=assumed_cost(device.type, precision, checkpoint.facts.validation_cost),
+            cost=assumed_cost(device.type, precision),
         )
         for checkpoint in opened.values()
     )

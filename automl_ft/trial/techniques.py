@@ -17,6 +17,8 @@ class Techniques:
     """Batches of rows of similar length, where they are padded."""
     bf16: bool = True
     """Forward and backward in bfloat16 with fp32 master weights, where the study says bf16."""
+    screening: bool = True
+    """Validation in the precision of training, but for rows whose class that leaves in doubt."""
     prefix_cache: bool = True
     """Activations of frozen blocks from the study's cache."""
     last_block: bool = True
@@ -33,6 +35,7 @@ NONE = Techniques(
     packed=False,
     bucketed=False,
     bf16=False,
+    screening=False,
     prefix_cache=False,
     last_block=False,
     compact_vocabulary=False,

@@ -323,11 +323,11 @@ def test_scores_of_a_split_are_those_of_padded_batches(
     )
     job = build_job(spec_of(RECIPES["head_only"], tmp_path), study)
     job.model.eval()
-    plain = job.validation.all_scores(5)
+    plain = job.validation.exact.all_scores(5)
     np.testing.assert_allclose(plain, expected, atol=1e-5, rtol=1e-5)
-    job.validation.enter(job.plan, 0, num_passes=1)
-    assert job.validation.activations is not None
-    stored = job.validation.all_scores(5)
+    job.validation.exact.enter(job.plan, 0, num_passes=1)
+    assert job.validation.exact.activations is not None
+    stored = job.validation.exact.all_scores(5)
     np.testing.assert_allclose(stored, expected, atol=1e-5, rtol=1e-5)
 
 

@@ -94,14 +94,14 @@ def test_rows_of_one_length_stay_random() -> None:
 
 def test_eval_batches_hold_every_row_once(encoded: Encoded) -> None:
     split = encoded(*[[1] * (number % 4 + 1) for number in range(11)])
-    batches = list(eval_batches(split, 4))
+    batches = list(eval_batches(split.lengths, 4))
     assert [len(batch) for batch in batches] == [4, 4, 3]
     assert sorted(np.concatenate(batches).tolist()) == list(range(11))
 
 
 def test_eval_batches_begin_with_the_longest_rows(encoded: Encoded) -> None:
     split = encoded([1], [1, 2, 3], [1, 2], [1, 2, 3])
-    assert [batch.tolist() for batch in eval_batches(split, 2)] == [[1, 3], [2, 0]]
+    assert [batch.tolist() for batch in eval_batches(split.lengths, 2)] == [[1, 3], [2, 0]]
 
 
 def test_rows_are_filled_up_on_the_right(encoded: Encoded) -> None:

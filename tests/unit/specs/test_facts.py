@@ -37,7 +37,7 @@ def test_a_study_has_the_blocks_that_all_its_checkpoints_have() -> None:
 
 def test_facts_of_older_versions_are_read() -> None:
     plain = to_plain(checkpoint("small", 6))
-    newer = ("batching", "can_bf16", "fallbacks", "validation_cost")
+    newer = ("batching", "can_bf16", "fallbacks")
     old = {key: plain[key] for key in plain if key not in newer}
     assert from_plain(CheckpointFacts, old) == checkpoint("small", 6)
 
@@ -45,18 +45,6 @@ def test_facts_of_older_versions_are_read() -> None:
 def test_fallbacks_are_stored_and_read() -> None:
     facts = replace(checkpoint("small", 6), fallbacks=("One.", "Two."), batching="bucketed")
     assert from_plain(CheckpointFacts, to_plain(facts)) == facts
-
-
-def test_the_measured_cost_of_validation_is_stored_and_tells_no_facts_apart() -> None:
-    facts = replace(checkpoint("small", 6), validation_cost=3.25)
-    assert from_plain(CheckpointFacts, to_plain(facts)).validation_cost == 3.25
-    assert facts == checkpoint("small", 6)
-
-
-def test_facts_from_before_validation_was_measured_have_no_cost() -> None:
-    old = to_plain(checkpoint("small", 6))
-    del old["validation_cost"]
-    assert from_plain(CheckpointFacts, old).validation_cost is None
 
 
 def test_a_model_without_bf16_computes_in_fp32() -> None:

@@ -74,7 +74,7 @@ def test_all_techniques_are_used_where_all_are_allowed(
     assert view.stream is job.stepper.stream is not None
     assert job.cut is not None
     assert job.stepper.forward.maker.vocabulary is job.cut.vocabulary
-    assert job.validation.maker.vocabulary is job.cut.vocabulary
+    assert job.validation.exact.maker.vocabulary is job.cut.vocabulary
     assert job.stepper.forward.source is not None
     assert not job.batches.is_bucketed
     assert "Dropout" not in dropouts(job.compute.model)
@@ -122,7 +122,7 @@ def test_training_rows_are_not_cached_where_they_are_augmented(
     study = dataclasses.replace(fresh, cache=PrefixCache(tmp_path / "activations", 10**8))
     job = build_job(make_spec(word_swap=0.2), study)
     assert job.stepper.forward.source is None
-    assert job.validation.source is not None
+    assert job.validation.exact.source is not None
 
 
 def test_a_whole_vocabulary_stays_where_rows_are_padded(

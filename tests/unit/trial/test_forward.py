@@ -118,7 +118,7 @@ def test_what_is_read_less_than_once_is_stored_only_where_it_is_small(entered: A
 def test_activations_that_cannot_be_read_any_more_are_let_go(
     study: PreparedStudy, make_spec: Any
 ) -> None:
-    forward = build_job(make_spec(), study).validation
+    forward = build_job(make_spec(), study).validation.exact
     expected = forward.all_scores(4)
     forward.activations = Activations(
         values=None,  # type: ignore[arg-type]
@@ -135,7 +135,7 @@ def test_all_scores_are_those_of_padded_batches_in_the_order_of_the_rows(
 ) -> None:
     job = build_job(make_spec(dropout=0.3), study)
     opened = study.checkpoint(None)
-    found = {size: job.validation.all_scores(size) for size in (1, 5, 64)}
+    found = {size: job.validation.exact.all_scores(size) for size in (1, 5, 64)}
     expected = predict_logits(
         study.load_model(opened, dropout=0.3, seed=7).model,
         opened.splits["validation"], opened.padding, 8, study.device,
@@ -146,8 +146,8 @@ def test_all_scores_are_those_of_padded_batches_in_the_order_of_the_rows(
 
 
 def test_an_empty_split_has_no_scores(study: PreparedStudy, make_spec: Any, monkeypatch) -> None:
-    forward = build_job(make_spec(), study).validation
-    monkeypatch.setattr("automl_ft.trial.forward.eval_batches", lambda split, size: iter(()))
+    forward = build_job(make_spec(), study).validation.exact
+    monkeypatch.setattr("automl_ft.trial.forward.eval_batches", lambda lengths, size: iter(()))
     with pytest.raises(ValueError, match="at least one row"):
         forward.all_scores(4)
 

@@ -6,10 +6,16 @@ import copy
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from automl_ft.models.layers import decay_exempt, layer_depths
-from automl_ft.trial.optimizer import OptimizerSettings, allocate_state, build_optimizer, shrink_l1
+from automl_ft.trial.optimizer import (
+    OptimizerSettings,
+    allocate_state,
+    build_optimizer,
+    clip_gradients,
+    shrink_l1,
+)
 from automl_ft.trial.prepare import PreparedStudy
 
 
@@ -188,3 +194,40 @@ def test_allocating_moves_nothing_and_may_be_repeated(monkeypatch: pytest.Monkey
     assert [len(state) for state in optimizer.state.values()] == [3, 3]
     for found, expected in zip(parameters_of(optimizer), before, strict=True):
         assert torch.equal(found, expected)
+
+
+def gradients_and_step(max_norm: float, *, is_fused: bool) -> tuple[Tensor, list[Tensor]]:
+    """Take a step with given gradients; return the norm and what became of the parameters."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(7, 5), nn.Linear(5, 3))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=is_fused)
+    norms = []
+    for step in range(3):
+        for number, parameter in enumerate(model.parameters()):
+            parameter.grad = torch.full_like(parameter, 0.1 * (number - step) + 0.05)
+        norms.append(clip_gradients(optimizer, list(model.parameters()), max_norm))
+        optimizer.step()
+    return torch.stack(norms), [p.detach() for p in model.parameters()]
+
+
+@pytest.mark.parametrize("max_norm", [1e-3, 0.5, 0.9, 100.0])
+def test_a_fused_step_clips_as_torch_does(max_norm: float) -> None:
+    norms, moved = gradients_and_step(max_norm, is_fused=True)
+    expected_norms, expected = gradients_and_step(max_norm, is_fused=False)
+    torch.testing.assert_close(norms, expected_norms)
+    torch.testing.assert_close(moved, expected)
+
+
+def test_a_step_that_is_not_clipped_is_not_scaled_by_the_one_before() -> None:
+    weight = nn.Parameter(torch.zeros(4))
+    optimizer = torch.optim.AdamW([weight], fused=True)
+    for size, expected in ((100.0, True), (0.1, False)):
+        weight.grad = torch.full((4,), size)
+        clip_gradients(optimizer, [weight], 1.0)
+        assert (optimizer.grad_scale is not None) is expected
+        optimizer.step()
+
+
+def test_nothing_to_clip_has_no_norm() -> None:
+    optimizer = torch.optim.AdamW([nn.Parameter(torch.zeros(1))], fused=True)
+    assert clip_gradients(optimizer, [], 1.0) == 0

@@ -16,8 +16,7 @@ from automl_ft.config.study import DataConfig, ModelConfig, StudyConfig
 from automl_ft.data import bundled
 from automl_ft.data.saved import load_saved_splits
 from automl_ft.errors import DataError, ModelError, UsageError
-from automl_ft.specs.validation import choose_validations_per_epoch, usual_cost
-from automl_ft.trial.look import LookedAt, ModelLook, look_at_model
+from automl_ft.specs.validation import assumed_cost, choose_validations_per_epoch
 from automl_ft.trial.prepare import (
     PreparedStudy,
     keep_study,
@@ -422,7 +421,7 @@ def test_auto_validations_follow_from_the_tokens(config: StudyConfig) -> None:
     expected = choose_validations_per_epoch(
         splits["train"].num_tokens,
         splits["validation"].num_tokens,
-        cost=usual_cost(study.facts.precision),
+        cost=assumed_cost("cpu", study.facts.precision),
     )
     assert study.facts.validations_per_epoch == study.validations_per_epoch == expected < 2
 
@@ -430,22 +429,6 @@ def test_auto_validations_follow_from_the_tokens(config: StudyConfig) -> None:
 def test_a_given_number_of_validations_is_a_fact_too(config: StudyConfig) -> None:
     study = prepare_study(with_validations(config, 7), (config.model.checkpoint,), None)
     assert study.facts.validations_per_epoch == study.validations_per_epoch == 7
-
-
-def test_a_measured_cost_is_a_fact_and_makes_validations_rarer(
-    config: StudyConfig, study: PreparedStudy, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def look(config: StudyConfig, looked_at: LookedAt) -> ModelLook:
-        found = look_at_model(config, looked_at)
-        return dataclasses.replace(found, validation_cost=5.0)
-
-    monkeypatch.setattr("automl_ft.trial.prepare.look_at_model", look)
-    found = prepare_study(with_validations(config, "auto"), (config.model.checkpoint,), None)
-    splits = found.checkpoint(None).splits
-    tokens = splits["train"].num_tokens, splits["validation"].num_tokens
-    assert found.checkpoint(None).facts.validation_cost == 5.0
-    assert found.validations_per_epoch == choose_validations_per_epoch(*tokens, cost=5.0)
-    assert found.validations_per_epoch < choose_validations_per_epoch(*tokens, cost=1 / 3)
 
 
 def test_sentences_on_what_is_not_used_are_facts(config: StudyConfig) -> None:

@@ -159,7 +159,7 @@ def test_the_validation_batch_fits_too(
 
 def test_validation_takes_all_rows_of_a_small_split(job_with: Callable[..., Job]) -> None:
     job = job_with(None, eval_batch_size="auto")
-    assert job.memory.record.eval_batch_size == len(job.validation.maker.split) == 18
+    assert job.memory.record.eval_batch_size == len(job.validation.exact.maker.split) == 18
 
 
 def test_a_validation_batch_that_is_chosen_fits_too(

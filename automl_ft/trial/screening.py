@@ -1,0 +1,124 @@
+"""How is the validation split scored at the speed of bf16, with the classes that fp32 gives?
+
+All rows are scored in bf16 first, by the copy of the model that training computes with. Those whose
+class is in doubt, because their two best scores are closer than bf16 can tell apart, are scored
+again in fp32. How close that is, the rows that were scored twice show. So every metric that depends
+on classes is that of fp32, which is what an exported model gives; only the loss holds scores in
+bf16. Where training computes in fp32, or where stored states leave nothing but the head to compute,
+all is scored in fp32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from automl_ft.models.freezing import FreezingPlan
+from automl_ft.trial.forward import Forward
+
+__all__ = ["Screening", "settle_doubts"]
+
+_FIRST = 16
+"""Rows that are scored again in any case, so that the error of bf16 is known."""
+_SAFETY = 4.0
+"""Rows count as certain from this multiple of the largest error seen on. Of 16 normally distributed
+errors the largest is 2 standard deviations at the median, so that one of 8 would be needed for a
+wrong class; in one validation of a thousand it is below 0.9, so that one of 3.6 would do, which
+has a probability of 3e-4 for a row just at that distance."""
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class Screening:
+    """Scores of the validation split; a `parts.Scorer`."""
+
+    exact: Forward
+    """In fp32."""
+    rough: Forward | None = None
+    """In the precision of training, by the copy that computes; None where that is fp32 too."""
+    is_rough: bool = False
+    """Whether rows are scored roughly first in the stage that was entered."""
+
+    def enter(self, plan: FreezingPlan, stage: int, *, num_passes: float) -> None:
+        """Take the stored activations of a stage, if it is a new one.
+
+        Args:
+            plan: The freezing plan.
+            stage: Its stage.
+            num_passes: How often the stage reads each row.
+        """
+        if self.rough is None:
+            self.exact.enter(plan, stage, num_passes=num_passes)
+            return
+        heads = {s for s in range(plan.num_stages) if self.exact.reads_pooled(plan, s)}
+        self.exact.enter(plan, stage, num_passes=num_passes, stages=heads)
+        stored = self.exact.activations
+        self.is_rough = stored is None or not stored.is_pooled
+        if self.is_rough:
+            others = set(range(plan.num_stages)) - heads
+            self.rough.enter(plan, stage, num_passes=num_passes, stages=others)
+
+    def all_scores(self, batch_size: int) -> npt.NDArray[np.float32]:
+        """Compute the scores of all rows.
+
+        Args:
+            batch_size: Rows at once.
+
+        Returns:
+            Scores in the order of the rows, shape (num_rows, num_labels): in fp32 for the rows that
+            were scored again, elsewhere with the error of bf16, but with the largest score where
+            fp32 has it.
+        """
+        if self.rough is None or not self.is_rough:
+            return self.exact.all_scores(batch_size)
+        self.rough.view.model.eval()  # type: ignore[no-untyped-call]
+        scores = self.rough.all_scores(batch_size)
+        settle_doubts(scores, lambda rows: self.exact.scores_of(rows, batch_size))
+        return scores
+
+
+def settle_doubts(
+    scores: npt.NDArray[np.float32],
+    score_again: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.float32]],
+) -> None:
+    """Replace the scores of rows whose class is in doubt, until there are none.
+
+    Args:
+        scores: Rough scores, shape (num_rows, num_labels); changed in place.
+        score_again: Gives from row numbers, shape (B,), their exact scores, (B, num_labels).
+    """
+    if scores.shape[1] < 2:  # there is no class to be in doubt of
+        scores[:] = score_again(np.arange(len(scores)))
+        return
+    margins = _margins(scores)
+    order = np.argsort(margins, kind="stable")  # not a number comes last
+    num_odd = int(np.isnan(margins).sum())
+    num_done, num_wanted, error = 0, min(_FIRST, len(order)), 0.0
+    if num_odd:
+        num_wanted = len(order)  # bf16 failed on some: none of its scores are trusted
+    while num_done < num_wanted:
+        rows = np.sort(order[num_done:num_wanted])
+        exact = score_again(rows)
+        error = max(error, _largest_shift(scores[rows], exact))
+        scores[rows] = exact
+        num_done = num_wanted
+        in_doubt = np.searchsorted(margins[order], _SAFETY * error, side="right")
+        num_wanted = max(num_wanted, int(in_doubt))
+
+
+def _margins(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return by how much the best score of each row leads, shape (num_rows,)."""
+    with np.errstate(invalid="ignore"):  # infinities
+        best = np.partition(scores, -2, axis=1)[:, -2:]
+        margins: npt.NDArray[np.float32] = best[:, 1] - best[:, 0]
+    return margins
+
+
+def _largest_shift(rough: npt.NDArray[np.float32], exact: npt.NDArray[np.float32]) -> float:
+    """Return the most by which the difference of two scores of one row is off."""
+    with np.errstate(invalid="ignore"):
+        shifts = np.ptp(rough - exact, axis=1)
+    largest = float(shifts.max())
+    return largest if np.isfinite(largest) else float("inf")

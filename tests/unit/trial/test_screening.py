@@ -1,0 +1,200 @@
+"""Screening gives the classes of fp32, and computes in fp32 only what is in doubt."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from automl_ft.trial.build import build_job
+from automl_ft.trial.forward import Forward
+from automl_ft.trial.loop import Job, enter_stage
+from automl_ft.trial.prefix_cache import PrefixCache
+from automl_ft.trial.prepare import PreparedStudy
+from automl_ft.trial.screening import settle_doubts
+from automl_ft.trial.state import TrainingState
+
+Scores = npt.NDArray[np.float32]
+
+
+class Exact:
+    """Gives exact scores, and remembers for which rows it was asked."""
+
+    def __init__(self, scores: Scores) -> None:
+        self.scores = scores
+        self.asked: list[list[int]] = []
+
+    def __call__(self, rows: npt.NDArray[np.int64]) -> Scores:
+        self.asked.append(rows.tolist())
+        return self.scores[rows]
+
+
+def two_classes(margins: Any) -> Scores:
+    """Return scores of two classes that lie so far apart."""
+    margins = np.asarray(margins, dtype=np.float32)
+    return np.stack([margins / 2, -margins / 2], axis=1).astype(np.float32)
+
+
+def test_rows_in_doubt_get_their_exact_scores_and_others_keep_theirs() -> None:
+    margins = np.linspace(0.5, 50, 100)
+    exact = two_classes(margins)
+    rough = two_classes(margins + 0.1)
+    settled, ask = rough.copy(), Exact(exact)
+    settle_doubts(settled, ask)
+    assert ask.asked == [list(range(16))]
+    np.testing.assert_array_equal(settled[:16], exact[:16])
+    np.testing.assert_array_equal(settled[16:], rough[16:])
+
+
+def test_a_large_error_puts_more_rows_in_doubt() -> None:
+    margins = np.linspace(0.5, 50, 100)
+    settled, ask = two_classes(margins + 5.0), Exact(two_classes(margins))
+    settle_doubts(settled, ask)
+    # Up to 4 times the error of 5; the rough margins are 5 more than the exact ones.
+    assert ask.asked == [list(range(16)), [int(n) for n in np.flatnonzero(margins <= 15)][16:]]
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("num_labels", [2, 3, 8])
+def test_no_class_is_wrong_where_many_rows_are_undecided(seed: int, num_labels: int) -> None:
+    random = np.random.default_rng(seed)
+    exact = random.normal(size=(2000, num_labels)).astype(np.float32)
+    rough = exact + random.normal(scale=0.005, size=exact.shape).astype(np.float32)
+    wrong = int((rough.argmax(1) != exact.argmax(1)).sum())
+    ask = Exact(exact)
+    settle_doubts(rough, ask)
+    assert wrong > 0
+    np.testing.assert_array_equal(rough.argmax(1), exact.argmax(1))
+    assert sum(map(len, ask.asked)) < len(exact) // 3
+
+
+def test_no_row_is_computed_twice() -> None:
+    random = np.random.default_rng(0)
+    exact = random.normal(size=(500, 2)).astype(np.float32)
+    ask = Exact(exact)
+    settle_doubts(exact + random.normal(scale=0.3, size=exact.shape).astype(np.float32), ask)
+    rows = [row for part in ask.asked for row in part]
+    assert len(ask.asked) > 1
+    assert len(set(rows)) == len(rows)
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("row", [0, 60])
+def test_where_bf16_gives_no_numbers_all_rows_are_exact(odd: float, row: int) -> None:
+    exact = two_classes(np.linspace(0.5, 50, 100))
+    settled = exact + np.float32(1e-3)
+    settled[row] = odd
+    settle_doubts(settled, Exact(exact))
+    np.testing.assert_array_equal(settled, exact)
+
+
+def test_a_single_score_has_no_class_and_is_exact() -> None:
+    exact = np.arange(40, dtype=np.float32)[:, None]
+    settled = exact + np.float32(0.5)
+    settle_doubts(settled, Exact(exact))
+    np.testing.assert_array_equal(settled, exact)
+
+
+def test_fewer_rows_than_the_first_are_all_exact() -> None:
+    exact = two_classes([0.1, 5.0, 9.0])
+    settled = exact + np.float32(0.01)
+    settle_doubts(settled, Exact(exact))
+    np.testing.assert_array_equal(settled, exact)
+
+
+@pytest.fixture
+def cached(study_with: Any, tmp_path: Path) -> PreparedStudy:
+    cache = PrefixCache(tmp_path / "activations", 10**8)
+    return dataclasses.replace(study_with(precision="bf16"), cache=cache)
+
+
+def entered(job: Job) -> Job:
+    enter_stage(job, TrainingState())
+    job.model.eval()
+    return job
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[torch.dtype, int]]:
+    """Precision and rows of every scoring."""
+    found: list[tuple[torch.dtype, int]] = []
+    real = Forward.scores_of
+
+    def scores_of(self: Forward, rows: Any, batch_size: int) -> Any:
+        found.append((self.view.model.dtype, len(rows)))
+        return real(self, rows, batch_size)
+
+    monkeypatch.setattr(Forward, "scores_of", scores_of)
+    return found
+
+
+@pytest.mark.parametrize("freezing", ["none", "bottom_layers"])
+def test_validation_computes_in_bf16_first(
+    cached: PreparedStudy, make_spec: Any, calls: list[Any], freezing: str
+) -> None:
+    job = entered(build_job(make_spec(freezing=freezing, frozen_layers=1), cached))
+    expected = job.validation.exact.all_scores(4)
+    calls.clear()
+    found = job.validation.all_scores(4)
+    num_rows = len(found)
+    assert calls[0] == (torch.bfloat16, num_rows)
+    assert {dtype for dtype, _ in calls[1:]} == {torch.float32}
+    np.testing.assert_array_equal(found.argmax(1), expected.argmax(1))
+    np.testing.assert_allclose(found, expected, atol=0.05)
+
+
+def test_validation_leaves_the_copy_in_eval_mode_and_the_next_step_trains_it(
+    study_with: Any, make_spec: Any
+) -> None:
+    job = entered(build_job(make_spec(dropout=0.5), study_with(precision="bf16")))
+    first, again = job.validation.all_scores(4), job.validation.all_scores(4)
+    np.testing.assert_array_equal(first, again)
+    assert not job.compute.model.training
+    enter_stage(job, TrainingState(stage=0))
+    assert job.compute.model.training
+
+
+def test_a_frozen_encoder_leaves_so_little_that_all_is_fp32(
+    cached: PreparedStudy, make_spec: Any, calls: list[Any]
+) -> None:
+    job = entered(build_job(make_spec(freezing="head_only"), cached))
+    calls.clear()
+    job.validation.all_scores(4)
+    assert {dtype for dtype, _ in calls} == {torch.float32}
+    assert not job.validation.is_rough
+
+
+def test_training_in_fp32_is_validated_in_fp32(
+    study_with: Any, make_spec: Any, calls: list[Any]
+) -> None:
+    job = entered(build_job(make_spec(), study_with(precision="fp32")))
+    job.validation.all_scores(4)
+    assert [dtype for dtype, _ in calls] == [torch.float32]
+
+
+def test_where_there_is_no_room_for_pooled_states_rows_are_screened(
+    study_with: Any, make_spec: Any, calls: list[Any]
+) -> None:
+    study = dataclasses.replace(study_with(precision="bf16"), cache=None)
+    job = entered(build_job(make_spec(freezing="head_only"), study))
+    calls.clear()
+    job.validation.all_scores(4)
+    assert calls[0][0] is torch.bfloat16
+
+
+def test_gradual_unfreezing_keeps_no_fp32_states_but_the_pooled_ones(
+    cached: PreparedStudy, make_spec: Any
+) -> None:
+    job = entered(build_job(make_spec(freezing="gradual_unfreezing"), cached))
+    assert not job.validation.is_rough
+    stage = next(s for s in range(job.plan.num_stages) if job.plan.frozen_prefix(s) == 1)
+    job.validation.enter(job.plan, stage, num_passes=5)
+    assert job.validation.is_rough
+    assert job.validation.exact.activations is None
+    assert job.validation.rough is not None
+    assert job.validation.rough.activations is not None
