@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import sys
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -214,6 +215,10 @@ class Session:
     def run_list(self, configurations: Sequence[Configuration], seed: int) -> Timed:
         """Run configurations; those that a search would stack go to a worker as one group.
 
+        With several workers the longest begin first. A search of hundreds of trials keeps its
+        workers busy all but to the end; in so short a list the order decides for how long one of
+        them has nothing left to do.
+
         Args:
             configurations: What to run.
             seed: Seed of every trial.
@@ -226,7 +231,10 @@ class Session:
             spec = self._spec(configuration, seed)
             key = stack_key(spec.hyperparameters)
             groups.setdefault(spec.number if key is None else key, []).append(spec)
-        return self._run(list(groups.values()))
+        waiting = list(groups.values())
+        if self._workers > 1:
+            waiting.sort(key=_frozen_blocks)
+        return self._run(waiting)
 
     def run_one(self, configuration: Configuration, seed: int) -> Timed:
         """Run one configuration.
@@ -316,6 +324,14 @@ def memory_of(result: TrialResult) -> dict[str, float]:
     cost = result.cost
     names = [name for name in type(cost).__dataclass_fields__ if name.endswith("_mib")]
     return {name: getattr(cost, name) for name in names}
+
+
+def _frozen_blocks(group: Sequence[TrialSpec]) -> int:
+    """Return what says how short a group is, as all trials have as many steps."""
+    hyperparameters = group[0].hyperparameters
+    if hyperparameters["freezing"] == "head_only":
+        return sys.maxsize
+    return int(hyperparameters["frozen_layers"] or 0)
 
 
 def _checked(result: TrialResult) -> TrialResult:
