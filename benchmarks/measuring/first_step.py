@@ -153,6 +153,7 @@ def search_with_trainer(study: dict[str, Any], model: str, tokenizer: Any, rows:
         n_trials=study["budget"]["trials"],
         direction="minimize",
         backend="optuna",
+        pruner=optuna.pruners.NopPruner(),
     )
 
 

@@ -139,6 +139,8 @@ class Incumbent:
                 direction="maximize",
                 backend="optuna",
                 sampler=optuna.samplers.GridSampler(run.grid, seed=0),
+                # Optuna's default would stop the sixth trial where it is below the median.
+                pruner=optuna.pruners.NopPruner(),
             )
             found = run.end()
         del trainer
@@ -222,6 +224,8 @@ class _Run:
     def end(self) -> Found:
         """Stop the clock and sort the trials."""
         now = time.perf_counter()
+        if len(set(self._updates.values())) > 1:
+            raise RuntimeError(f"Configurations took different numbers of updates: {self._updates}")
         times = dict(zip(self._order, itertools.pairwise([*self._starts, now]), strict=True))
         trials = tuple(
             IncumbentTrial(

@@ -145,3 +145,26 @@ def test_every_precision_of_a_study_can_be_asked_for(module):
     parser = module("arguments").make_parser("A benchmark.")
     for precision in ("auto", "fp32", "tf32", "bf16"):
         assert parser.parse_args(["--precision", precision]).precision == precision
+
+
+@pytest.mark.parametrize(
+    ("workers", "order"),
+    [(1, ["head", "full", "half", "half", "full"]), (2, ["full", "full", "half", "half", "head"])],
+)
+def test_several_workers_begin_with_the_longest(module, monkeypatch, tmp_path, workers, order):
+    engine, recipes = module("engine"), module("recipes")
+    session = engine.Session(
+        engine.Setting(
+            checkpoint="x", data=None, device="cpu", precision="auto", threads=2, max_length=8,
+            epochs=1,
+        ),
+        tmp_path,
+        workers,
+    )  # fmt: skip
+    session._num_layers = 6
+    given = []
+    monkeypatch.setattr(session, "_run", given.extend)
+    session.run_list(recipes.LIST, seed=0)
+    parts = {"none": "full", "bottom_layers": "half", "head_only": "head"}
+    assert [parts[group[0].hyperparameters["freezing"]] for group in given] == order
+    assert [len(group) for group in given] == [2 if part == "head" else 1 for part in order]
