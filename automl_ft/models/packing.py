@@ -100,6 +100,8 @@ class Packing:
     none."""
     packed_from: Tensor
     """For each token its place in the groups, shape (T,); 0 for filler."""
+    num_real: int
+    """Tokens without the filler, which comes last."""
 
     @property
     def num_rows(self) -> int:
@@ -127,7 +129,9 @@ class Packing:
         Returns:
             For each group (G, S, width); padding holds copies of some token.
         """
-        places = tokens.index_select(0, self.places_from)
+        places: Tensor = _Spread.apply(  # type: ignore[no-untyped-call]
+            tokens, self.places_from, self.packed_from, self.num_real
+        )
         parts = torch.split_with_sizes(places, [group.num_places for group in self.groups])
         return tuple(
             part.view(group.num_rows, group.longest, tokens.shape[1])
@@ -145,7 +149,12 @@ class Packing:
         """
         flat = [part.reshape(-1, part.shape[2]) for part in parts]
         places = flat[0] if len(flat) == 1 else torch.cat(flat)
-        return places.index_select(0, self.packed_from)
+        valid = [group.valid.flatten() for group in self.groups]
+        is_token = valid[0] if len(valid) == 1 else torch.cat(valid)
+        found: Tensor = _Gather.apply(  # type: ignore[no-untyped-call]
+            places, self.packed_from, self.places_from, is_token
+        )
+        return found
 
 
 def pack(lengths: npt.NDArray[np.int64], device: torch.device) -> Packing:
@@ -189,7 +198,49 @@ def pack(lengths: npt.NDArray[np.int64], device: torch.device) -> Packing:
         groups=groups,
         places_from=places_from,
         packed_from=place(packed_from),
+        num_real=total,
     )
+
+
+class _Spread(torch.autograd.Function):
+    """`index_select` whose gradient is one too.
+
+    Each token has one place of its own; other places that hold a copy of it are padding, to which
+    attention gives weight 0 and so no gradient. Torch would add all of them up, in an order that
+    takes a sort on a GPU that must be deterministic.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, tokens: Tensor, places_from: Tensor, packed_from: Tensor, num_real: int
+    ) -> Tensor:
+        ctx.save_for_backward(packed_from)
+        ctx.num_real = num_real
+        return tokens.index_select(0, places_from)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        (packed_from,) = ctx.saved_tensors
+        found = gradients[0].index_select(0, packed_from)
+        found[ctx.num_real :].zero_()
+        return found, None, None, None
+
+
+class _Gather(torch.autograd.Function):
+    """The way back: places that are padding are read by no token."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, places: Tensor, packed_from: Tensor, places_from: Tensor, is_token: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(places_from, is_token)
+        return places.index_select(0, packed_from)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        places_from, is_token = ctx.saved_tensors
+        found = gradients[0].index_select(0, places_from)
+        return found.masked_fill_(~is_token[:, None], 0), None, None, None
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:

@@ -79,3 +79,29 @@ def test_gradients_come_back_to_the_tokens_that_they_are_of():
 def test_other_devices_than_a_cpu_get_one_group():
     found = pack(np.asarray(MANY), torch.device("meta"))
     assert found.groups == (found.whole,)
+
+
+@pytest.mark.parametrize("lengths", [[5, 1, 3], [40, 2, 39, 3, 2, 41, 1, 2] * 8, [32]])
+def test_gradients_are_those_of_adding_up_what_padding_gets_none_of(lengths: list[int]) -> None:
+    packing = pack(np.array(lengths), CPU)
+    torch.manual_seed(0)
+    tokens = torch.randn(packing.num_tokens, 3, requires_grad=True)
+    spread = torch.cat([part.flatten(0, 1) for part in packing.spread(tokens)])
+    is_token = torch.cat([group.valid.flatten() for group in packing.groups])
+    weights = torch.randn_like(spread) * is_token[:, None]
+    spread.backward(weights)
+    expected = torch.zeros_like(tokens).index_add_(0, packing.places_from, weights)
+    torch.testing.assert_close(tokens.grad, expected, rtol=0, atol=0)
+
+    places = torch.randn(len(packing.places_from), 3, requires_grad=True)
+    sizes = [group.num_places for group in packing.groups]
+    parts = [
+        part.view(group.num_rows, group.longest, 3)
+        for part, group in zip(places.split(sizes), packing.groups, strict=True)
+    ]
+    gathered = packing.gather(parts)
+    weights = torch.randn_like(gathered)
+    weights[packing.num_real :] = 0  # nothing reads filler
+    gathered.backward(weights)
+    expected = torch.zeros_like(places).index_add_(0, packing.packed_from, weights)
+    torch.testing.assert_close(places.grad, expected, rtol=0, atol=0)
