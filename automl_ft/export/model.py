@@ -206,7 +206,8 @@ def _difference(
     limit = _SAME_LOGITS if is_same_kind else _SAME_LOGITS_ELSEWHERE
     shifts = np.abs(stored - logits).max(axis=1)
     other_class = stored.argmax(axis=1) != logits.argmax(axis=1)
-    if job.facts.precision != "bf16":
+    is_screened = job.facts.precision_of(job.checkpoint) == "bf16"
+    if not is_screened or job.hyperparameters.get("freezing") == "head_only":
         other_class[:] = True  # all scores are as exact as those near another class
     of_bf16 = _SAME_LOGITS_BF16 * float(np.abs(logits).max())
     limits = np.where(other_class, limit, max(limit, of_bf16))

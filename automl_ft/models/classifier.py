@@ -69,7 +69,9 @@ def at_positions(output: Any, hidden: Tensor) -> BaseOutput:
     return BaseOutput(last_hidden_state=hidden, pooler_output=pooled)
 
 
-def one_token_each(num_rows: int, pad_token_id: int | None, device: torch.device) -> Tensor:
+def one_token_each(
+    num_rows: int, pad_token_id: int | None, device: torch.device
+) -> dict[str, Tensor]:
     """Return rows of one token that is no padding, which stand for rows already computed.
 
     Args:
@@ -78,7 +80,9 @@ def one_token_each(num_rows: int, pad_token_id: int | None, device: torch.device
         device: Where they go.
 
     Returns:
-        Shape (num_rows, 1), int64.
+        `input_ids` and `attention_mask`, shape (num_rows, 1), int64. Without a mask transformers
+        looks for padding in the ids, which a GPU would have to be waited for.
     """
     token = 1 if pad_token_id == 0 else 0
-    return torch.full((num_rows, 1), token, dtype=torch.int64, device=device)
+    ids = torch.full((num_rows, 1), token, dtype=torch.int64, device=device)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}

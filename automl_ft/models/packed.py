@@ -187,7 +187,8 @@ def _packed_mask(*args: Any, **kwargs: Any) -> Tensor | None:
     """
     if _ACTIVE.packing is not None:
         return None
-    if torch.device(kwargs.get("device", "cpu")).type != "cpu":
+    mask = kwargs.get("attention_mask")
+    if mask is not None and mask.device.type != "cpu":
         kwargs |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
     return sdpa_mask(*args, **kwargs)
 

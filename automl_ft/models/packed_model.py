@@ -220,7 +220,7 @@ class PackedModel:
 
     def _one_each(self, num_rows: int) -> dict[str, Tensor]:
         padding = self.model.config.get_text_config().pad_token_id
-        return {"input_ids": one_token_each(num_rows, padding, self.model.device)}
+        return one_token_each(num_rows, padding, self.model.device)
 
     def _last_block(self) -> nn.Module:
         return self.model.get_submodule(self.layer_map.block_modules[-1])

@@ -177,6 +177,6 @@ class PaddedModel:
         padding = self.model.config.get_text_config().pad_token_id
         output = self._skipped(self._rows_first(pooled[:, None]))
         with replaced_blocks(self.model, self.layer_map, output):
-            ids = one_token_each(len(pooled), padding, self.model.device)
-            logits: Tensor = self.model(input_ids=ids).logits
+            inputs = one_token_each(len(pooled), padding, self.model.device)
+            logits: Tensor = self.model(**inputs).logits
             return logits

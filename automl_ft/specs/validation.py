@@ -23,15 +23,15 @@ _MOST = 2.0
 """What `auto` takes where validation is cheap; more looks cost more than they tell a pruner."""
 _LARGEST_SHARE = 0.15
 _TRAINING_COST = 3.0
-_IN_DOUBT = 0.1
-"""Share of the rows that are scored in fp32 after bf16; measured: 3 % of 500, 16 rows at least."""
+_IN_DOUBT, _LEAST_IN_DOUBT = 0.1, 16
+"""Share of the rows that are scored in fp32 after bf16 (measured: 3 %), and how many at least."""
 _GAINS = {"cpu": {"bf16": 3.0}, "cuda": {"bf16": 16.0, "tf32": 8.0}}
 """What is multiplied faster than in fp32: on a CPU with bf16 as measured (2.6, MiniLM on one
 thread), on a GPU at the most (312 and 156 to 19.5 TFLOP/s, the data sheet of NVIDIA's A100, 2021).
 """
 
 
-def assumed_cost(device: str, precision: str) -> float:
+def assumed_cost(device: str, precision: str, num_rows: int) -> float:
     """Return what a token costs in validation, for each unit that it costs in training.
 
     A validation costs one forward pass, training three for each token: the backward pass computes
@@ -42,13 +42,15 @@ def assumed_cost(device: str, precision: str) -> float:
     Args:
         device: Such as `cpu` or `cuda:0`.
         precision: In which training computes: `fp32`, `tf32` or `bf16`.
+        num_rows: Validation rows, 1 or more.
 
     Returns:
         A third for fp32, more for the others.
     """
     gain = _GAINS.get(device.split(":")[0], {}).get(precision, 1.0)
     if precision == "bf16":
-        return (1.0 + _IN_DOUBT * gain) / _TRAINING_COST
+        in_doubt = min(1.0, max(_IN_DOUBT, _LEAST_IN_DOUBT / max(1, num_rows)))
+        return (1.0 + in_doubt * gain) / _TRAINING_COST
     return gain / _TRAINING_COST
 
 

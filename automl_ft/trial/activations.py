@@ -25,12 +25,13 @@ from automl_ft.models.padded_model import PaddedModel
 from automl_ft.trial.boundaries import prefixes
 from automl_ft.trial.inputs import InputMaker, Inputs, token_indices
 from automl_ft.trial.memory import is_out_of_memory
+from automl_ft.trial.precision import training_products
 from automl_ft.trial.prefix_cache import CacheKey, PrefixCache, as_tensor
 
 __all__ = ["ActivationSource", "Activations", "cache_versions"]
 
-_ROWS = 64
-"""Rows that are computed at once while an array is filled."""
+_ROWS, _ROWS_ELSEWHERE = 64, 256
+"""Rows that are computed at once while an array is filled, on a CPU and on other devices."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -104,6 +105,8 @@ class ActivationSource:
     """From blocks, dtype and kind to what the array depends on."""
     maker: InputMaker
     """Makes the model's inputs."""
+    precision: str = "fp32"
+    """In which they are computed, as steps are; `tf32` shortens factors on a GPU."""
     widths: dict[int, int] = field(default_factory=dict)
     """By number of blocks the width of their activations, as far as this process knows."""
 
@@ -186,7 +189,8 @@ class ActivationSource:
     ) -> npt.NDArray[Any] | None:
         pooled = _is_pooled(view, num_blocks)
         num_rows = len(self.split) if pooled else self.split.num_tokens
-        key = self.key(num_blocks, _dtype(view), "pooled" if pooled else "tokens")
+        dtype = "tf32" if self.precision == "tf32" else _dtype(view)
+        key = self.key(num_blocks, dtype, "pooled" if pooled else "tokens")
         return self.cache.open(key, num_rows, self._width(view, num_blocks), fill)
 
     def _activations(
@@ -211,8 +215,9 @@ class ActivationSource:
         training = {module for module in view.model.modules() if module.training}
         view.model.eval()  # type: ignore[no-untyped-call]
         try:
-            for part, begin in self._passes(view, arrays):
-                self._fill(view, part, begin)
+            with training_products(self.precision, self.maker.device):
+                for part, begin in self._passes(view, arrays):
+                    self._fill(view, part, begin)
         finally:
             for module in training:
                 module.training = True
@@ -238,7 +243,7 @@ class ActivationSource:
         begin: Activations | None,
     ) -> None:
         """Compute all rows; where memory runs out, in half as many at once."""
-        size = _ROWS
+        size = _ROWS if self.maker.device.type == "cpu" else _ROWS_ELSEWHERE
         order = np.argsort(-self.split.lengths, kind="stable")  # the longest batch comes first
         start = 0
         while start < len(order):

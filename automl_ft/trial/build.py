@@ -96,7 +96,7 @@ class _Builder:
         compute = compute_model(model.loaded.model, model.plan, self._precision)
         batches = self._batches()
         parameters = tuple(p for group in optimizer.param_groups for p in group["params"])
-        seed_everything(spec.seed, study.device)
+        seed_everything(spec.seed)
         stepper = self._stepper(model, compute)
         validation = self._validation(model, compute)
         return Job(
@@ -203,7 +203,12 @@ class _Builder:
         augmentation = _augmentation(recipe, self._opened)
         return StepRunner(
             forward=self._forward(
-                model, compute.model, "train", stream, is_cached=not augmentation.is_active
+                model,
+                compute.model,
+                "train",
+                stream=stream,
+                is_cached=not augmentation.is_active,
+                precision=self._precision,
             ),
             compute=compute,
             loss=study.task.loss(study.config, train, num_labels, recipe.label_smoothing),
@@ -216,10 +221,13 @@ class _Builder:
         )
 
     def _validation(self, model: _Model, compute: ComputeModel) -> Screening:
-        exact = self._forward(model, model.loaded.model, "validation", None)
+        exact = self._forward(model, model.loaded.model, "validation")
         if compute.model is compute.master or not self._techniques.screening:
             return Screening(exact=exact)
-        return Screening(exact=exact, rough=self._forward(model, compute.model, "validation", None))
+        return Screening(
+            exact=exact,
+            rough=self._forward(model, compute.model, "validation", precision=self._precision),
+        )
 
     def _memory(
         self,
@@ -260,9 +268,10 @@ class _Builder:
         model: _Model,
         computing: PreTrainedModel,
         split: str,
-        stream: DropoutStream | None,
         *,
+        stream: DropoutStream | None = None,
         is_cached: bool = True,
+        precision: str = "fp32",
     ) -> Forward:
         capabilities, layer_map = model.assets.capabilities, model.loaded.layer_map
         is_packed = self._packed(capabilities) is not None
@@ -283,12 +292,13 @@ class _Builder:
         return Forward(
             view=view,
             maker=maker,
-            source=self._source(split, maker, model.assets) if is_cached else None,
+            source=self._source(split, maker, model.assets, precision) if is_cached else None,
+            precision=precision,
             deepest_prefix=capabilities.deepest_prefix,
         )
 
     def _source(
-        self, split: str, maker: InputMaker, assets: CheckpointAssets
+        self, split: str, maker: InputMaker, assets: CheckpointAssets, precision: str
     ) -> ActivationSource | None:
         cache = self._study.cache
         if cache is None or not self._techniques.prefix_cache:
@@ -299,6 +309,7 @@ class _Builder:
             key=partial(_key, self._opened, self._study, split),
             maker=maker,
             widths=assets.widths,
+            precision=precision,
         )
 
 

@@ -2,8 +2,8 @@
 
 In fp32 the model itself computes. In bf16 a copy of it does: the parameters of the model stay in
 fp32, are what the optimiser changes (Micikevicius et al. 2018, "Mixed Precision Training",
-section 3.1), and are what is validated and saved. bf16 has the range of fp32, so no loss scaling is
-needed (Kalamkar et al. 2019, arXiv 1905.12322).
+section 3.1), and are what is saved and settles a validation. bf16 has the range of fp32, so no loss
+scaling is needed (Kalamkar et al. 2019, arXiv 1905.12322).
 """
 
 from __future__ import annotations

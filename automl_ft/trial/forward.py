@@ -22,6 +22,7 @@ from automl_ft.models.packed_model import PackedModel
 from automl_ft.models.padded_model import PaddedModel
 from automl_ft.trial.activations import Activations, ActivationSource
 from automl_ft.trial.inputs import InputMaker
+from automl_ft.trial.precision import training_products
 
 __all__ = ["Forward"]
 
@@ -42,6 +43,8 @@ class Forward:
     """Where stored activations come from; None for none."""
     deepest_prefix: int
     """Blocks that activations can stand in for, at most; -1 for none."""
+    precision: str = "fp32"
+    """In which whole splits are scored; `tf32` shortens factors on a GPU."""
     activations: Activations | None = None
     """Those of the stage; None where all is computed."""
     stage: int | None = None
@@ -179,13 +182,15 @@ class Forward:
         Returns:
             Scores in the order of `rows`, shape (num_rows, num_labels).
         """
-        found: npt.NDArray[np.float32] | None = None
-        for places in eval_batches(self.maker.split.lengths[rows], batch_size):
-            with self.scores(rows[places], None, (0, 0)) as scores:
-                part = scores.float().cpu().numpy()
-            if found is None:
-                found = np.empty((len(rows), part.shape[1]), dtype=np.float32)
-            found[places] = part
-        if found is None:
+        order, parts = [], []
+        with training_products(self.precision, self.maker.device):
+            for places in eval_batches(self.maker.split.lengths[rows], batch_size):
+                with self.scores(rows[places], None, (0, 0)) as scores:
+                    parts.append(scores.float())  # fetched together: a GPU would be waited for
+                order.append(places)
+        if not parts:
             raise ValueError("A split to score needs at least one row.")
+        part: npt.NDArray[np.float32] = torch.cat(parts).cpu().numpy()
+        found = np.empty_like(part)
+        found[np.concatenate(order)] = part
         return found

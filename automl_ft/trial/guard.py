@@ -22,9 +22,9 @@ from torch import Tensor
 from automl_ft.specs.trial import TrialMemory
 from automl_ft.trial.compute import ComputeModel
 from automl_ft.trial.forecast import MemoryForecast
-from automl_ft.trial.forward import Forward
 from automl_ft.trial.memory import is_out_of_memory
 from automl_ft.trial.optimizer import allocate_state
+from automl_ft.trial.parts import Scorer
 from automl_ft.trial.seeding import random_states, restore_random_states
 from automl_ft.trial.step import Stepper
 from automl_ft.trial.study_memory import StudyMemory
@@ -182,11 +182,11 @@ class MemoryGuard:
             found = (peak_mib - forecast.total_mib + forecast.batch_mib) / batch
             self.study.relax(self.device.type, found, batch)
 
-    def all_scores(self, forward: Forward) -> npt.NDArray[np.float32]:
-        """Score a split: `Forward.all_scores`, again with less at once.
+    def all_scores(self, scorer: Scorer) -> npt.NDArray[np.float32]:
+        """Score a split: `Scorer.all_scores`, again with less at once.
 
         Args:
-            forward: Of the split.
+            scorer: Of the split.
 
         Returns:
             Scores, shape (num_rows, num_labels).
@@ -197,7 +197,7 @@ class MemoryGuard:
         while True:
             size = self.record.eval_batch_size
             try:
-                return forward.all_scores(size)
+                return scorer.all_scores(size)
             except Exception as error:
                 if not is_out_of_memory(error) or size == 1:
                     raise

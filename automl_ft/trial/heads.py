@@ -332,11 +332,11 @@ class _HeadRoom:
     rows: int = _ROWS
     """Validation rows at once."""
 
-    def all_scores(self, forward: Any) -> npt.NDArray[np.float32]:
+    def all_scores(self, scorer: Any) -> npt.NDArray[np.float32]:
         """Score a split; again with half as many rows at once where memory runs out."""
         while True:
             try:
-                scores: npt.NDArray[np.float32] = forward.all_scores(self.rows)
+                scores: npt.NDArray[np.float32] = scorer.all_scores(self.rows)
                 return scores
             except Exception as error:
                 if not is_out_of_memory(error) or self.rows == 1:

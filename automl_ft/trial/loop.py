@@ -30,7 +30,7 @@ from automl_ft.trial.compute import ComputeModel
 from automl_ft.trial.guard import MemoryGuard
 from automl_ft.trial.losses import DivergedError
 from automl_ft.trial.memory import peak_memory_mib
-from automl_ft.trial.optimizer import clip_gradients, shrink_l1
+from automl_ft.trial.optimizer import clipped_gradients, shrink_l1
 from automl_ft.trial.parts import TrialParts
 from automl_ft.trial.screening import Screening
 from automl_ft.trial.state import TrainingState
@@ -172,9 +172,9 @@ def train_step(job: Job, state: TrainingState, order: npt.NDArray[np.int64]) -> 
 def _update(job: Job, loss: Tensor, step: int) -> None:
     """Move the parameters by their gradients, and drop these."""
     with_gradient = [p for p in job.parameters if p.grad is not None]
-    norm = clip_gradients(job.optimizer, with_gradient, job.recipe.max_grad_norm)
-    job.losses.add(loss, norm, step)
-    job.optimizer.step()
+    with clipped_gradients(job.optimizer, with_gradient, job.recipe.max_grad_norm) as norm:
+        job.losses.add(loss, norm, step)
+        job.optimizer.step()
     shrink_l1(job.optimizer, job.recipe.l1)
     if job.cut is not None:
         job.cut.step(job.optimizer, job.recipe.l1)

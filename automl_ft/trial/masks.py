@@ -60,7 +60,7 @@ def masks_of(seed: int, device: torch.device) -> Masks | None:
     """
     if device.type not in ("cpu", "cuda"):
         return None
-    seed_everything(seed, device)
+    seed_everything(seed)
     states = random_states(device)
     return _StreamMasks(seed, states) if device.type == "cpu" else _CudaMasks(device, states)
 

@@ -31,6 +31,7 @@ def reset_peak_memory(device: torch.device) -> None:
         device: Where the trial runs.
     """
     if device.type == "cuda":
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
         return
     _trim()
@@ -114,12 +115,14 @@ def is_out_of_memory(error: BaseException) -> bool:
         error: The exception.
 
     Returns:
-        True for torch's and Python's out-of-memory errors, and for the CPU allocator's, which
-        is a plain RuntimeError.
+        True for torch's and Python's out-of-memory errors, and for those of the CPU allocator and
+        of cuBLAS, which are plain RuntimeErrors.
     """
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     text = str(error)
     return isinstance(error, RuntimeError) and (
-        "out of memory" in text.lower() or "DefaultCPUAllocator: can't allocate memory" in text
+        "out of memory" in text.lower()
+        or "DefaultCPUAllocator: can't allocate memory" in text
+        or "CUBLAS_STATUS_ALLOC_FAILED" in text
     )

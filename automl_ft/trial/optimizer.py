@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +13,7 @@ __all__ = [
     "OptimizerSettings",
     "allocate_state",
     "build_optimizer",
-    "clip_gradients",
+    "clipped_gradients",
     "shrink_l1",
 ]
 
@@ -71,33 +72,38 @@ def build_optimizer(
     return torch.optim.AdamW(options, betas=(0.9, 0.999), eps=1e-8, fused=has_fused)
 
 
-@torch.no_grad()
-def clip_gradients(
+@contextmanager
+def clipped_gradients(
     optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor], max_norm: float
-) -> Tensor:
-    """Have the next step clip gradients by their global norm (Pascanu et al. 2013, algorithm 1).
+) -> Iterator[Tensor]:
+    """Clip gradients by their global norm (Pascanu et al. 2013, algorithm 1) in a step.
 
     What `torch.nn.utils.clip_grad_norm_` does in a pass over all gradients of its own, the fused
     step does while it reads them anyway: it divides them by a scale. Without a fused step, and on
     Apple's devices, torch's own function clips.
 
     Args:
-        optimizer: From `build_optimizer`.
+        optimizer: From `build_optimizer`; its step belongs inside the block.
         parameters: Those that have a gradient.
         max_norm: The norm to clip to, above 0.
 
-    Returns:
+    Yields:
         The norm before clipping, a scalar on the device.
     """
-    device = parameters[0].device.type if parameters else ""
-    if not optimizer.defaults["fused"] or device not in ("cpu", "cuda"):
-        return nn.utils.clip_grad_norm_(parameters, max_norm)
-    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    # The constant is torch's, against a norm of 0.
-    scale = ((norm + 1e-6) / max_norm).clamp(min=1.0)
-    is_needed = device == "cuda" or bool(scale > 1)  # a GPU would have to be waited for
-    optimizer.grad_scale = scale if is_needed else None  # type: ignore[attr-defined]
-    return norm
+    device = parameters[0].device.type if parameters else "cpu"
+    if not parameters or not optimizer.defaults["fused"] or device == "mps":
+        yield nn.utils.clip_grad_norm_(parameters, max_norm)
+        return
+    with torch.no_grad():
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        # The constant is torch's, against a norm of 0.
+        scale = ((norm + 1e-6) / max_norm).clamp(min=1.0)
+    # Whether it is needed a GPU would have to be waited for to know.
+    optimizer.grad_scale = scale if device != "cpu" or scale > 1 else None  # type: ignore[attr-defined]
+    try:
+        yield norm
+    finally:
+        optimizer.grad_scale = None  # type: ignore[attr-defined]
 
 
 def allocate_state(optimizer: torch.optim.Optimizer) -> None:

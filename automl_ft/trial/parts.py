@@ -43,11 +43,11 @@ class Room(Protocol):
     record: TrialMemory
     """How the trial fits by now."""
 
-    def all_scores(self, forward: Any) -> npt.NDArray[np.float32]:
+    def all_scores(self, scorer: Any) -> npt.NDArray[np.float32]:
         """Score a split with as many rows at once as fit.
 
         Args:
-            forward: Scores it; a `Scorer`.
+            scorer: Scores it; a `Scorer`.
 
         Returns:
             Scores, shape (num_rows, num_labels).

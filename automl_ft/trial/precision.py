@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +11,13 @@ import torch
 
 from automl_ft.errors import UsageError
 
-__all__ = ["describe_device", "pick_device", "resolve_precision", "training_products"]
+__all__ = [
+    "describe_device",
+    "open_device",
+    "pick_device",
+    "resolve_precision",
+    "training_products",
+]
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -37,6 +44,37 @@ def pick_device(wanted: str) -> torch.device:
             f"device: `{wanted}` is not available on this machine; there is {', '.join(there)}."
             " Choose one of these or `auto`."
         )
+    return device
+
+
+def open_device(wanted: str) -> torch.device:
+    """Pick a device, and have this process train on it the way that trials do.
+
+    On a GPU kernels are deterministic where there are such. The backward pass of attention over
+    rows of several hundred tokens is not: torch's memory-efficient kernel is deterministic only in
+    a mode that refuses every operator without a deterministic kernel. cuDNN's attention is left
+    out: it builds a plan for every shape that it meets, and packed rows come in many.
+
+    Args:
+        wanted: As in `pick_device`.
+
+    Returns:
+        The device.
+
+    Raises:
+        UsageError: The device is not there.
+    """
+    device = pick_device(wanted)
+    if device.type == "cuda":
+        # Events, streams and statistics are those of the current device.
+        torch.cuda.set_device(device.index or 0)
+        # cuBLAS is deterministic only with a fixed workspace, which it reads at its first product:
+        # https://docs.nvidia.com/cuda/cublas/index.html#results-reproducibility
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        # It would also fill every tensor that is yet to be written.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        torch.backends.cuda.enable_cudnn_sdp(False)
     return device
 
 

@@ -30,6 +30,7 @@ __all__ = ["CacheCounts", "CacheKey", "PrefixCache", "as_tensor"]
 
 _STORED: dict[str, np.dtype[Any]] = {
     "float32": np.dtype(np.float32),
+    "tf32": np.dtype(np.float32),
     "bfloat16": np.dtype(np.uint16),
 }
 """NumPy has no bfloat16: its bits are kept."""
@@ -53,7 +54,7 @@ class CacheKey:
     num_blocks: int
     """Frozen blocks whose output it is, from 0 (only embeddings) up."""
     dtype: str
-    """`float32` or `bfloat16`."""
+    """`float32` or `bfloat16`, or `tf32`: float32 of shortened factors."""
     kind: str
     """`tokens` for a row of the array per token, `pooled` for one per row of the split."""
     versions: str

@@ -45,7 +45,7 @@ from automl_ft.specs.validation import (
 from automl_ft.tasks.base import Task
 from automl_ft.tasks.registry import get_task
 from automl_ft.trial.look import LookedAt, look_at_model
-from automl_ft.trial.precision import describe_device, pick_device, resolve_precision
+from automl_ft.trial.precision import describe_device, open_device, resolve_precision
 from automl_ft.trial.prefix_cache import PrefixCache
 from automl_ft.trial.study_memory import StudyMemory
 from automl_ft.version import __version__
@@ -200,7 +200,7 @@ def prepare_study(
     Raises:
         UsageError: Data, model or device cannot be used.
     """
-    device = pick_device(config.device)
+    device = open_device(config.device)
     task = get_task(config.task)
     # The models first: a wrong name is found in a moment, reading data may take long.
     before = {} if known is None else {facts.checkpoint: facts for facts in known.checkpoints}
@@ -271,7 +271,7 @@ def open_study(
         config=config,
         facts=facts,
         task=get_task(config.task),
-        device=pick_device(config.device),
+        device=open_device(config.device),
         checkpoints=opened,
         cache=_cache(config, folder),
         memory=StudyMemory(path=memory_file(folder)),
@@ -384,7 +384,7 @@ def _validations_per_epoch(
         choose_validations_per_epoch(
             checkpoint.splits["train"].num_tokens,
             checkpoint.splits["validation"].num_tokens,
-            cost=assumed_cost(device.type, precision),
+            cost=assumed_cost(device.type, precision, len(checkpoint.splits["validation"])),
         )
         for checkpoint in opened.values()
     )

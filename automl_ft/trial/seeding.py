@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from typing import Any
 
@@ -12,23 +11,15 @@ import torch
 __all__ = ["random_states", "restore_random_states", "seed_everything"]
 
 
-def seed_everything(seed: int, device: torch.device) -> None:
-    """Seed Python, NumPy and torch, and ask for deterministic kernels on a GPU.
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and torch.
 
     Args:
         seed: The trial's seed, 0 or more.
-        device: Where the trial runs.
     """
     random.seed(seed)
     np.random.seed(seed % 2**32)  # libraries may still use the global generator
     torch.manual_seed(seed)
-    if device.type == "cuda":
-        # cuBLAS is deterministic only with a fixed workspace:
-        # https://docs.nvidia.com/cuda/cublas/index.html#results-reproducibility
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        # It would also fill every tensor that is yet to be written.
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def random_states(device: torch.device) -> dict[str, Any]:

@@ -18,7 +18,7 @@ class Techniques:
     bf16: bool = True
     """Forward and backward in bfloat16 with fp32 master weights, where the study says bf16."""
     screening: bool = True
-    """Validation in the precision of training, but for rows whose class that leaves in doubt."""
+    """Validation in bf16 where training is, but for rows whose class that leaves in doubt."""
     prefix_cache: bool = True
     """Activations of frozen blocks from the study's cache."""
     last_block: bool = True

@@ -130,6 +130,30 @@ def test_scores_that_differ_by_more_than_rounding_are_a_mismatch(near_tie, tmp_p
         verify_model(job, tmp_path / "model")
 
 
+@pytest.mark.parametrize(("shift", "is_same"), [(0.02, True), (0.2, False)])
+def test_scores_in_bf16_may_be_off_as_bf16_is_where_no_class_changes(
+    near_tie, tmp_path, monkeypatch, shift, is_same
+):
+    job = near_tie(5e-5)
+    job = dataclasses.replace(job, facts=dataclasses.replace(job.facts, precision="bf16"))
+    found = module.predict_logits()
+    stored = np.load(tmp_path / "study" / "trials" / "0" / "validation_logits.npy")
+    far = stored.argmax(axis=1) == found.argmax(axis=1)
+    found[far] += np.float32(shift * np.abs(found).max())  # of all classes: none changes
+    if is_same:
+        assert verify_model(job, tmp_path / "model") < job.value
+    else:
+        with pytest.raises(ExportError, match="scores are up to"):
+            verify_model(job, tmp_path / "model")
+
+
+def test_a_row_of_another_class_must_be_near_whatever_the_precision(near_tie, tmp_path):
+    job = near_tie(1.2e-4)
+    job = dataclasses.replace(job, facts=dataclasses.replace(job.facts, precision="bf16"))
+    with pytest.raises(ExportError, match=r"up to 0.00012 off \(rounding: 0.0001\)"):
+        verify_model(job, tmp_path / "model")
+
+
 def test_without_the_trials_scores_a_mismatch_is_refused(near_tie, tmp_path):
     job = near_tie(5e-5)
     path = tmp_path / "study" / "trials" / "0" / "validation_logits.npy"

@@ -29,7 +29,7 @@ def test_a_head_runs_on_the_read_positions_alone(name, fast, rows):
     output = fitted.model.base_model(**inputs)
     reads = [len(ids) - 1 if name == "gpt2" else 0 for ids in rows.ids]
     hidden = output.last_hidden_state[torch.arange(len(reads)), reads][:, None]
-    tokens = {"input_ids": one_token_each(len(reads), padding, CPU)}
+    tokens = one_token_each(len(reads), padding, CPU)
     found = head_logits(fitted.model, at_positions(output, hidden), tokens)
     torch.testing.assert_close(found, fitted.model(**inputs).logits, atol=1e-6, rtol=1e-6)
 
@@ -37,5 +37,6 @@ def test_a_head_runs_on_the_read_positions_alone(name, fast, rows):
 @pytest.mark.parametrize("padding", [None, 0, 1, 5])
 def test_rows_of_one_token_hold_no_padding(padding):
     found = one_token_each(3, padding, CPU)
-    assert found.shape == (3, 1)
-    assert padding not in found.flatten().tolist()
+    assert found["input_ids"].shape == found["attention_mask"].shape == (3, 1)
+    assert padding not in found["input_ids"].flatten().tolist()
+    assert found["attention_mask"].all()

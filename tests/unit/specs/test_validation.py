@@ -47,24 +47,32 @@ def test_auto_is_the_most_that_stays_within_the_share(validation: int, cost: flo
 )
 def test_auto_halves_from_two_down(train: int, validation: int, chosen: float) -> None:
     assert (
-        choose_validations_per_epoch(train, validation, cost=assumed_cost("cpu", "fp32")) == chosen
+        choose_validations_per_epoch(train, validation, cost=assumed_cost("cpu", "fp32", 1000))
+        == chosen
     )
 
 
 def test_training_in_bf16_leaves_less_time_for_rows_in_fp32() -> None:
     assert (
-        assumed_cost("cpu", "fp32") < assumed_cost("cpu", "bf16") < assumed_cost("cuda:0", "bf16")
+        assumed_cost("cpu", "fp32", 1000)
+        < assumed_cost("cpu", "bf16", 1000)
+        < assumed_cost("cuda:0", "bf16", 1000)
     )
-    assert choose_validations_per_epoch(4500, 1000, cost=assumed_cost("cpu", "fp32")) == 2
-    assert choose_validations_per_epoch(4500, 1000, cost=assumed_cost("cpu", "bf16")) == 1
+    assert choose_validations_per_epoch(4500, 1000, cost=assumed_cost("cpu", "fp32", 1000)) == 2
+    assert choose_validations_per_epoch(4500, 1000, cost=assumed_cost("cpu", "bf16", 1000)) == 1
+
+
+def test_of_few_rows_a_larger_share_is_scored_again() -> None:
+    costs = [assumed_cost("cuda:0", "bf16", rows) for rows in (1, 16, 80, 160, 1000)]
+    assert costs == pytest.approx([17 / 3, 17 / 3, 4.2 / 3, 2.6 / 3, 2.6 / 3])
 
 
 def test_after_tf32_all_rows_are_scored_in_fp32() -> None:
-    assert assumed_cost("cuda:0", "tf32") > 2 * assumed_cost("cuda:0", "bf16")
+    assert assumed_cost("cuda:0", "tf32", 1000) > 2 * assumed_cost("cuda:0", "bf16", 1000)
 
 
 def test_training_in_fp32_costs_alike_on_every_device() -> None:
-    assert assumed_cost("cuda:0", "fp32") == assumed_cost("cpu", "fp32") == 1 / 3
+    assert assumed_cost("cuda:0", "fp32", 1000) == assumed_cost("cpu", "fp32", 1000) == 1 / 3
 
 
 def test_a_number_is_taken_as_it_is() -> None:

@@ -54,7 +54,13 @@ def test_packed_is_taken_where_it_hardly_matters() -> None:
 
 
 @pytest.mark.parametrize(("packed", "bucketed"), [(3.0, 1.0), (2.5, 2.0)])
-def test_where_a_run_takes_long_the_second_one_decides(packed: float, bucketed: float) -> None:
+def test_where_a_run_takes_long_there_are_fewer(packed: float, bucketed: float) -> None:
     watch = clock(packed, bucketed)
     assert choose_batching(watch) == "bucketed"
-    assert watch.runs == ["packed", "bucketed"] * 2
+    assert watch.runs == ["packed", "bucketed"] * 3
+
+
+def test_one_disturbed_round_does_not_decide() -> None:
+    watch = Clock((4.0, 4.0), (1.0, 1.0))
+    watch._seconds["packed"] = [4.0, 4.0, 1.0]
+    assert choose_batching(watch) == "packed"

@@ -31,7 +31,7 @@ def test_masks_are_those_that_the_trials_own_layers_draw():
 
 
 def test_the_generators_of_a_trial_are_those_that_it_starts_with_alone():
-    seed_everything(5, CPU)
+    seed_everything(5)
     alone = random_states(CPU)
     masks = masks_of(5, CPU)
     masks_of(6, CPU)

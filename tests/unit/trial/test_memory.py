@@ -46,8 +46,9 @@ def test_a_reset_forgets_the_peak() -> None:
         MemoryError(),
         RuntimeError("MPS backend out of memory (MPS allocated: 5 GB)."),
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 10 bytes"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     ],
-    ids=["cuda", "python", "mps", "cpu"],
+    ids=["cuda", "python", "mps", "cpu", "cublas"],
 )
 def test_out_of_memory_is_recognised(error: Exception) -> None:
     assert is_out_of_memory(error)

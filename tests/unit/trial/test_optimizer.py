@@ -13,7 +13,7 @@ from automl_ft.trial.optimizer import (
     OptimizerSettings,
     allocate_state,
     build_optimizer,
-    clip_gradients,
+    clipped_gradients,
     shrink_l1,
 )
 from automl_ft.trial.prepare import PreparedStudy
@@ -205,8 +205,9 @@ def gradients_and_step(max_norm: float, *, is_fused: bool) -> tuple[Tensor, list
     for step in range(3):
         for number, parameter in enumerate(model.parameters()):
             parameter.grad = torch.full_like(parameter, 0.1 * (number - step) + 0.05)
-        norms.append(clip_gradients(optimizer, list(model.parameters()), max_norm))
-        optimizer.step()
+        with clipped_gradients(optimizer, list(model.parameters()), max_norm) as norm:
+            norms.append(norm)
+            optimizer.step()
     return torch.stack(norms), [p.detach() for p in model.parameters()]
 
 
@@ -223,11 +224,12 @@ def test_a_step_that_is_not_clipped_is_not_scaled_by_the_one_before() -> None:
     optimizer = torch.optim.AdamW([weight], fused=True)
     for size, expected in ((100.0, True), (0.1, False)):
         weight.grad = torch.full((4,), size)
-        clip_gradients(optimizer, [weight], 1.0)
-        assert (optimizer.grad_scale is not None) is expected
-        optimizer.step()
+        with clipped_gradients(optimizer, [weight], 1.0):
+            assert (optimizer.grad_scale is not None) is expected
+        assert optimizer.grad_scale is None
 
 
 def test_nothing_to_clip_has_no_norm() -> None:
     optimizer = torch.optim.AdamW([nn.Parameter(torch.zeros(1))], fused=True)
-    assert clip_gradients(optimizer, [], 1.0) == 0
+    with clipped_gradients(optimizer, [], 1.0) as norm:
+        assert norm == 0

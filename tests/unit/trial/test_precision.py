@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 
 from automl_ft.errors import UsageError
 from automl_ft.trial.precision import (
     describe_device,
+    open_device,
     pick_device,
     resolve_precision,
     training_products,
@@ -107,3 +110,33 @@ def test_tf32_shortens_the_factors_of_training_only() -> None:
     for precision, device in (("fp32", CUDA), ("bf16", CUDA), ("fp32", CPU)):
         with training_products(precision, device):
             assert torch.backends.cuda.matmul.allow_tf32 == before
+
+
+def test_a_gpu_is_made_the_current_one_and_deterministic(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[int] = []
+    told: list[tuple[str, object]] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(
+        torch, "use_deterministic_algorithms", lambda mode, warn_only: told.append(("mode", mode))
+    )
+    monkeypatch.setattr(
+        torch.backends.cuda, "enable_cudnn_sdp", lambda on: told.append(("cudnn", on))
+    )
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # so that it is put back
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    assert open_device("cuda:1") == torch.device("cuda:1")
+    assert open_device("cuda") == torch.device("cuda")
+    assert chosen == [1, 0]
+    assert told == [("mode", True), ("cudnn", False)] * 2
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert not torch.utils.deterministic.fill_uninitialized_memory
+
+
+def test_on_a_cpu_there_is_nothing_to_make_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # so that it is put back
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    assert open_device("cpu") == torch.device("cpu")
+    assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ

@@ -421,7 +421,7 @@ def test_auto_validations_follow_from_the_tokens(config: StudyConfig) -> None:
     expected = choose_validations_per_epoch(
         splits["train"].num_tokens,
         splits["validation"].num_tokens,
-        cost=assumed_cost("cpu", study.facts.precision),
+        cost=assumed_cost("cpu", study.facts.precision, len(splits["validation"])),
     )
     assert study.facts.validations_per_epoch == study.validations_per_epoch == expected < 2
 

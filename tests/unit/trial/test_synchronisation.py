@@ -17,7 +17,7 @@ import torch
 from automl_ft.models.packed import use_packed_attention
 from automl_ft.trial.build import build_job
 from automl_ft.trial.loop import Job, enter_stage
-from automl_ft.trial.optimizer import clip_gradients
+from automl_ft.trial.optimizer import clipped_gradients
 from automl_ft.trial.prefix_cache import PrefixCache
 from automl_ft.trial.prepare import PreparedStudy
 from automl_ft.trial.state import TrainingState
@@ -81,8 +81,9 @@ def test_a_step_needs_no_value_from_the_device(
     loss = stepper.backward(ROWS, 0, 0)
     assert loss.device == META
     trained = [p for p in job.model.parameters() if p.grad is not None]
-    norm = clip_gradients(job.optimizer, trained, 1.0)
-    assert norm.device == META
+    with clipped_gradients(job.optimizer, trained, 1.0) as norm:
+        assert norm.device == META
+        assert job.optimizer.grad_scale.device == META
     stepper.compute.refresh()
 
 
