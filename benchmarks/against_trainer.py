@@ -36,6 +36,8 @@ ALONE = (
     ("half_warm", "half"),
 )
 """Single configurations, in the order in which they fill the caches."""
+TOGETHER = (("full", "full"), ("half_cold", "half"), ("half_warm", "half"))
+"""All configurations of a part at once, one to a worker, where there are several workers."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -48,6 +50,8 @@ class Record:
     """Our lists, by number of workers."""
     alone: dict[str, list[Timed]] = field(default_factory=dict)
     """Our single configurations, by their names in `ALONE`."""
+    together: dict[str, list[Timed]] = field(default_factory=dict)
+    """All configurations of one part, by their names in `TOGETHER` and the number of workers."""
     setup_seconds: list[float] = field(default_factory=list)
     """From the start of our processes until they could run trials."""
 
@@ -221,6 +225,24 @@ def run_ours(record: Record, setting: Setting, folder: Path, workers: Sequence[i
         for name, part in ALONE:
             timed = session.run_one(of_part(part), seed)
             record.alone.setdefault(name, []).append(timed)
+    for count in (count for count in workers if count > 1):
+        with Session(setting, folder / f"together-{count}", count) as session:
+            for name, part in TOGETHER:
+                timed = session.run_list([c for c in LIST if c.part == part], seed)
+                record.together.setdefault(named(name, count), []).append(timed)
+
+
+def named(name: str, workers: int) -> str:
+    """Name a figure of some workers.
+
+    Args:
+        name: What they ran.
+        workers: How many they are.
+
+    Returns:
+        Such as `list_2_workers`.
+    """
+    return f"{name}_{workers}_worker{'s' * (workers > 1)}"
 
 
 def summarise(record: Record) -> dict[str, Any]:
@@ -268,18 +290,22 @@ def ratios(record: Record, found: Sequence[Found]) -> dict[str, Any]:
         found: The other side's lists.
 
     Returns:
-        Comparisons by `list_N_worker(s)` and the names in `ALONE`.
+        Comparisons by `list_N_worker(s)`, the names in `ALONE`, and those in `TOGETHER` with the
+        number of workers, of seconds a trial.
     """
     theirs = [run.seconds for run in found]
     result = {
-        f"list_{count}_worker{'s' * (count > 1)}": compare_seconds(
-            [timed.seconds for timed in runs], theirs
-        )
+        named("list", count): compare_seconds([timed.seconds for timed in runs], theirs)
         for count, runs in record.lists.items()
     }
     for name, part in ALONE:
         ours = [timed.seconds for timed in record.alone[name]]
         result[name] = compare_seconds(ours, their_seconds(found, part))
+    parts = dict(TOGETHER)
+    for key, runs in record.together.items():
+        part = parts[next(name for name in parts if key.startswith(f"{name}_"))]
+        each = [timed.seconds / len(timed.results) for timed in runs]
+        result[key] = compare_seconds(each, their_seconds(found, part))
     return result
 
 

@@ -173,7 +173,7 @@ def _spread_heads(states: Tensor, packing: Packing, repeats: int = 1) -> list[Te
     """Turn (1, heads, T, head_dim) into (G, heads * repeats, S, head_dim) for each group."""
     heads, width = states.shape[1], states.shape[3]
     found = []
-    for part in packing.spread(states.transpose(1, 2)[0].flatten(1)):
+    for part in packing.spread(states.transpose(1, 2).squeeze(0).flatten(1)):
         split = part.view(*part.shape[:2], heads, width).transpose(1, 2)
         found.append(split.repeat_interleave(repeats, 1) if repeats > 1 else split)
     return found

@@ -19,14 +19,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from automl_ft.models.packing import filled_up, padded_length
+
 __all__ = ["BatchShape", "MemoryForecast", "MemoryProfile", "profile_of"]
 
 _MIB = 1024 * 1024
-_ROUND_TO, _PAD_TO = 32, 8
-"""Packed batches are filled up to a multiple of so many tokens, and their rows, where attention
-pads them, of so many (`models.packed`)."""
 _UNIT = 8
 """Tokens of the shortest rows that are tried."""
+_EVEN = 32
+"""Packed batches that are tried are multiples of so many tokens."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,8 +48,7 @@ class BatchShape:
         rows, longest = len(self.lengths), max(self.lengths)
         if not self.is_packed:
             return (1.0, rows, rows * longest, rows * longest, rows * longest**2)
-        tokens = math.ceil(sum(self.lengths) / _ROUND_TO) * _ROUND_TO
-        longest = math.ceil(longest / _PAD_TO) * _PAD_TO
+        tokens, longest = filled_up(sum(self.lengths)), padded_length(longest)
         return (1.0, rows, tokens, rows * longest, rows * longest**2)
 
 
@@ -131,7 +131,7 @@ def profile_of(
 def _tiny_batches(max_length: int, *, is_packed: bool) -> list[tuple[int, ...]]:
     """Return lengths that tell all features apart; 344 tokens at most where rows may have 32."""
     unit = max(1, min(_UNIT, max_length // 4))
-    rows = _ROUND_TO // math.gcd(unit, _ROUND_TO)
+    rows = _EVEN // math.gcd(unit, _EVEN)
     mixed = (4 * unit, *(rows - 1) * [unit])
     even = [rows * (unit,), 2 * rows * (unit,), rows * (2 * unit,), rows * (4 * unit,)]
     if is_packed:

@@ -81,6 +81,15 @@ def test_other_devices_than_a_cpu_get_one_group():
     assert found.groups == (found.whole,)
 
 
+@pytest.mark.parametrize("real", [1, 8, 9, 500, 512, 513, 1000, 1024])
+def test_filler_fills_up_to_shapes_that_come_again(real: int) -> None:
+    multiple = 8 if real <= 512 else 32
+    found = pack(np.asarray([real]), CPU)
+    assert found.num_tokens % multiple == 0
+    assert real <= found.num_tokens < real + multiple
+    assert found.num_real == real
+
+
 @pytest.mark.parametrize("lengths", [[5, 1, 3], [40, 2, 39, 3, 2, 41, 1, 2] * 8, [32]])
 def test_gradients_are_those_of_adding_up_what_padding_gets_none_of(lengths: list[int]) -> None:
     packing = pack(np.array(lengths), CPU)

@@ -19,7 +19,7 @@ def shape(*lengths: int, is_packed: bool = True) -> BatchShape:
 
 
 def test_features_of_packed_rows_round_their_tokens_up() -> None:
-    assert shape(20, 15).features == (1.0, 2, 64, 48, 1152)
+    assert shape(20, 15).features == (1.0, 2, 40, 48, 1152)
 
 
 def test_features_of_padded_rows_fill_up_to_the_longest() -> None:
