@@ -139,6 +139,17 @@ def study_with(study: PreparedStudy) -> Callable[..., PreparedStudy]:
     return replace
 
 
+@pytest.fixture
+def large_study(study_with: Callable[..., PreparedStudy], tmp_path: Path) -> PreparedStudy:
+    """Return a study in bf16 with 120 validation rows."""
+    config = study_with(precision="bf16").config
+    path = write_rows(tmp_path / "validation.csv", rows(120, 3))
+    config = dataclasses.replace(
+        config, data=dataclasses.replace(config.data, validation=str(path))
+    )
+    return prepare_study(config, (config.model.checkpoint,), None)
+
+
 class Killed(BaseException):
     """Stands for kill -9: nothing of ours catches it."""
 

@@ -13,7 +13,7 @@ import torch
 
 from automl_ft.trial.build import build_job
 from automl_ft.trial.forward import Forward
-from automl_ft.trial.loop import Job, enter_stage
+from automl_ft.trial.loop import Job, enter_stage, fit
 from automl_ft.trial.prefix_cache import PrefixCache
 from automl_ft.trial.prepare import PreparedStudy
 from automl_ft.trial.screening import settle_doubts
@@ -219,3 +219,50 @@ def test_gradual_unfreezing_keeps_no_fp32_states_but_the_pooled_ones(
     assert job.validation.exact.activations is None
     assert job.validation.rough is not None
     assert job.validation.rough.activations is not None
+
+
+@pytest.fixture
+def trained(
+    large_study: PreparedStudy, make_spec: Any, script: Any
+) -> tuple[Job, dict[str, float]]:
+    """A job in bf16 at its end, and its last metrics."""
+    job, reporter = build_job(make_spec(epochs=4), large_study), script()
+    fit(job, TrainingState(), reporter)
+    job.model.eval()
+    return job, reporter.evaluations[-1].metrics
+
+
+def test_of_a_trained_model_only_rows_near_a_border_are_scored_twice(
+    trained: tuple[Job, dict[str, float]], calls: list[Any]
+) -> None:
+    job, metrics = trained
+    expected = job.validation.exact.all_scores(8)
+    calls.clear()
+    found = job.validation.all_scores(8)
+    twice = sum(num_rows for dtype, num_rows in calls if dtype is torch.float32)
+    assert calls[0] == (torch.bfloat16, 120)
+    assert 0 < twice < 120
+    np.testing.assert_array_equal(found.argmax(1), expected.argmax(1))
+    assert len(set(found.argmax(1).tolist())) > 1
+    assert metrics["validation_f1_macro"] == job.score(expected)["f1_macro"]
+
+
+def test_memory_that_runs_out_in_the_rough_pass_halves_the_batch(
+    trained: tuple[Job, dict[str, float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, _ = trained
+    expected = job.validation.exact.all_scores(8)
+    sizes: list[tuple[torch.dtype, int]] = []
+    real = Forward.scores_of
+
+    def scores_of(self: Forward, rows: Any, batch_size: int) -> Any:
+        sizes.append((self.view.model.dtype, batch_size))
+        if len(sizes) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return real(self, rows, batch_size)
+
+    monkeypatch.setattr(Forward, "scores_of", scores_of)
+    found = job.memory.all_scores(job.validation)
+    assert [size for dtype, size in sizes if dtype is torch.bfloat16] == [8, 4]
+    assert job.memory.record.num_out_of_memory == 1
+    np.testing.assert_array_equal(found.argmax(1), expected.argmax(1))
