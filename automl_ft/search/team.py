@@ -79,7 +79,8 @@ class Team:
         self._factory = factory
         self.interrupt = interrupt
         self._workers: dict[int, Worker] = {}
-        self._opening: Callable[[], Message] | None = None
+        self._slots: dict[int, int] = {}
+        self._opening: Callable[[int], Message] | None = None
         self._folder: StudyFolder | None = None
         self._next_index = 0
 
@@ -106,10 +107,10 @@ class Team:
             InterruptedSetUpError: The user interrupted.
             SearchFailedError: A worker died.
         """
-        first = self._start(None)
-        for _ in range(config.workers - 1):
+        first = self._start(None, slot=0)
+        for slot in range(1, config.workers):
             # The libraries that a worker needs take seconds to import, in time with the reading.
-            self._start(None)
+            self._start(None, slot=slot)
         kept = None if kept_in is None else str(kept_in)
         # The database is the supervisor's alone; its URL may hold a password.
         config = dataclasses.replace(config, storage=None)
@@ -140,18 +141,18 @@ class Team:
         self._wait_for(Ready)
         threads = config.training.threads or max(1, (os.cpu_count() or 1) // config.workers)
         self._folder = folder
-        self._opening = lambda: Open(
-            config=config, facts=facts, folder=str(folder.path), threads=threads
+        self._opening = lambda slot: Open(
+            config=config, facts=facts, folder=str(folder.path), threads=threads, slot=slot
         )
         for worker in self._workers.values():
             worker.log_to(folder.log(worker.index))
-            worker.send(self._opening())
+            worker.send(self._opening(self._slots[worker.index]))
         for _ in self._workers:
             self._wait_for(Ready)
         return list(self._workers.values())
 
     def replace(self, index: int) -> None:
-        """Start a worker in place of one that died; `Ready` comes as an event.
+        """Start a worker in place of one that died, on its device; `Ready` comes as an event.
 
         Args:
             index: The one that died.
@@ -159,7 +160,8 @@ class Team:
         assert self._opening is not None
         assert self._folder is not None
         self._workers.pop(index).close(at_once=True)
-        self._start(self._folder.log(self._next_index)).send(self._opening())
+        slot = self._slots.pop(index)
+        self._start(self._folder.log(self._next_index), slot=slot).send(self._opening(slot))
 
     def has(self, index: int) -> bool:
         """Tell whether a worker is one of the team; one that was replaced no longer is.
@@ -208,8 +210,9 @@ class Team:
         except queue.Empty:
             return None
 
-    def _start(self, log: Path | None) -> Worker:
+    def _start(self, log: Path | None, *, slot: int) -> Worker:
         worker = self._factory(self._next_index, self.events, log)
+        self._slots[worker.index] = slot
         self._workers[worker.index] = worker
         self._next_index += 1
         return worker

@@ -3,8 +3,8 @@
 The bounds of a container count as well as the machine's: a process that goes over them is killed
 without a word.
 
-Workers of a study share what would be free if all of them were idle, in equal parts, so that a
-worker's part does not shrink when the others fill theirs:
+Workers of a study on one device share what would be free if all of them were idle, in equal parts,
+so that a worker's part does not shrink when the others fill theirs:
 
 - On a CPU what the trials of the other workers hold by now is added to what is free. It is read
   from the system: what they have in use beyond this worker, which is idle when it asks. A worker

@@ -32,6 +32,7 @@ from automl_ft.trial.inputs import InputMaker
 from automl_ft.trial.loop import Job
 from automl_ft.trial.losses import LossLog
 from automl_ft.trial.optimizer import OptimizerSettings, build_optimizer
+from automl_ft.trial.precision import num_sharing
 from automl_ft.trial.prefix_cache import CacheKey
 from automl_ft.trial.prepare import OpenCheckpoint, PreparedStudy
 from automl_ft.trial.recipe import Recipe
@@ -83,8 +84,9 @@ class _Builder:
         self._opened = study.checkpoint(self._recipe.model)
         self._precision = study.precision_of(self._opened) if techniques.bf16 else "fp32"
         config = study.config
+        sharing = num_sharing(config.device, study.device, config.workers)
         self._budget = memory_budget(
-            study.device, config.workers, config.training.memory_gib, study.memory.most_free_mib
+            study.device, sharing, config.training.memory_gib, study.memory.most_free_mib
         )
 
     def job(self) -> Job:

@@ -13,6 +13,7 @@ from automl_ft.errors import UsageError
 
 __all__ = [
     "describe_device",
+    "num_sharing",
     "open_device",
     "pick_device",
     "resolve_precision",
@@ -47,7 +48,7 @@ def pick_device(wanted: str) -> torch.device:
     return device
 
 
-def open_device(wanted: str) -> torch.device:
+def open_device(wanted: str, slot: int = 0) -> torch.device:
     """Pick a device, and have this process train on it the way that trials do.
 
     On a GPU kernels are deterministic where there are such. The backward pass of attention over
@@ -57,17 +58,21 @@ def open_device(wanted: str) -> torch.device:
 
     Args:
         wanted: As in `pick_device`.
+        slot: The place of this process among the workers of a search, from 0: those that `auto` or
+            `cuda` sends to GPUs take one after the other, and begin again at the first.
 
     Returns:
-        The device.
+        The device; a GPU with its number.
 
     Raises:
         UsageError: The device is not there.
     """
     device = pick_device(wanted)
     if device.type == "cuda":
+        if wanted in ("auto", "cuda"):
+            device = torch.device("cuda", slot % torch.cuda.device_count())
         # Events, streams and statistics are those of the current device.
-        torch.cuda.set_device(device.index or 0)
+        torch.cuda.set_device(device.index)
         # cuBLAS is deterministic only with a fixed workspace, which it reads at its first product:
         # https://docs.nvidia.com/cuda/cublas/index.html#results-reproducibility
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -76,6 +81,22 @@ def open_device(wanted: str) -> torch.device:
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.backends.cuda.enable_cudnn_sdp(False)
     return device
+
+
+def num_sharing(wanted: str, device: torch.device, num_workers: int) -> int:
+    """Count the workers of a search that train on one device.
+
+    Args:
+        wanted: What the study asks for.
+        device: What `open_device` made of it for one of them.
+        num_workers: All workers of the search; their slots are 0, 1, ...
+
+    Returns:
+        Those on the device: all of them, but where they are dealt out to several GPUs.
+    """
+    if device.type != "cuda" or wanted not in ("auto", "cuda"):
+        return num_workers
+    return len(range(device.index or 0, num_workers, torch.cuda.device_count()))
 
 
 def describe_device(device: torch.device) -> str:

@@ -45,7 +45,12 @@ from automl_ft.specs.validation import (
 from automl_ft.tasks.base import Task
 from automl_ft.tasks.registry import get_task
 from automl_ft.trial.look import LookedAt, look_at_model
-from automl_ft.trial.precision import describe_device, open_device, resolve_precision
+from automl_ft.trial.precision import (
+    describe_device,
+    open_device,
+    pick_device,
+    resolve_precision,
+)
 from automl_ft.trial.prefix_cache import PrefixCache
 from automl_ft.trial.study_memory import StudyMemory
 from automl_ft.version import __version__
@@ -217,7 +222,7 @@ def prepare_study(
         data=data,
         precision=precision,
         checkpoints=tuple(checkpoint.facts for checkpoint in opened.values()),
-        device=describe_device(device),
+        device=describe_device(pick_device(config.device)),
         versions=_versions(),
         validations_per_epoch=_validations_per_epoch(config, device, precision, opened),
     )
@@ -243,7 +248,12 @@ def keep_study(study: PreparedStudy, folder: Path) -> None:
 
 
 def open_study(
-    config: StudyConfig, facts: StudyFacts, folder: Path, prepared: PreparedStudy | None = None
+    config: StudyConfig,
+    facts: StudyFacts,
+    folder: Path,
+    prepared: PreparedStudy | None = None,
+    *,
+    slot: int = 0,
 ) -> PreparedStudy:
     """Open a kept study in this process; encoded rows are mapped, not read.
 
@@ -252,6 +262,7 @@ def open_study(
         facts: Its facts.
         folder: Its folder.
         prepared: What this process prepared itself, to save the work of a second look.
+        slot: The place of this process among the workers of the search.
 
     Returns:
         The study.
@@ -271,7 +282,7 @@ def open_study(
         config=config,
         facts=facts,
         task=get_task(config.task),
-        device=open_device(config.device),
+        device=open_device(config.device, slot),
         checkpoints=opened,
         cache=_cache(config, folder),
         memory=StudyMemory(path=memory_file(folder)),

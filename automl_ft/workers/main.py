@@ -213,7 +213,11 @@ class WorkerLoop:
 
             torch.set_num_threads(request.threads)
             self._study = prepare.open_study(
-                request.config, request.facts, Path(request.folder), prepared=self._study
+                request.config,
+                request.facts,
+                Path(request.folder),
+                prepared=self._study,
+                slot=request.slot,
             )
             # Each trial ends with a garbage collection, which need not look at all imported
             # libraries again (0.4 s each time).

@@ -78,6 +78,9 @@ class Open:
     """Its folder."""
     threads: int
     """CPU threads of this worker."""
+    slot: int = 0
+    """Its place among the workers, from 0 up to their number; one that takes another's place has
+    the same. Which GPU it trains on follows from it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

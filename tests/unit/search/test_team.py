@@ -57,6 +57,7 @@ def test_data_is_kept_once_and_every_worker_opens_the_study(team, bare_lab):
     assert [w.log for w in bare_lab.script.workers] == [*map(bare_lab.files.log, (0, 1, 2))]
     kinds = [type(request) for request in bare_lab.script.requests]
     assert kinds == [Prepare, Keep, Open, Open, Open]
+    assert [request.slot for request in bare_lab.script.requests[2:]] == [0, 1, 2]
 
 
 @pytest.mark.parametrize(
@@ -78,9 +79,18 @@ def test_replaced_worker_is_killed_and_its_successor_opens_the_study(team, bare_
     assert not team.has(1)
     assert team.has(3)
     assert team.worker(3).log == bare_lab.files.log(3)
-    assert isinstance(bare_lab.script.requests[-1], Open)
+    opening = bare_lab.script.requests[-1]
+    assert isinstance(opening, Open)
+    assert opening.slot == 1
     event = team.next_event()
     assert (event.worker, event.message) == (3, Ready())
+
+
+def test_successor_of_a_successor_takes_the_same_place(team, bare_lab):
+    opened(team, bare_lab)
+    team.replace(2)
+    team.replace(3)
+    assert bare_lab.script.requests[-1].slot == 2
 
 
 def test_no_event_is_none(team):

@@ -10,6 +10,7 @@ import torch
 from automl_ft.errors import UsageError
 from automl_ft.trial.precision import (
     describe_device,
+    num_sharing,
     open_device,
     pick_device,
     resolve_precision,
@@ -112,27 +113,56 @@ def test_tf32_shortens_the_factors_of_training_only() -> None:
             assert torch.backends.cuda.matmul.allow_tf32 == before
 
 
-def test_a_gpu_is_made_the_current_one_and_deterministic(monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen: list[int] = []
+@pytest.fixture
+def chosen(machine, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Three GPUs, and a list of those that are made the current one; torch's modes are put back."""
+    numbers: list[int] = []
+    machine(num_cuda=3)
+    monkeypatch.setattr(torch.cuda, "set_device", numbers.append)
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda mode, warn_only: None)
+    monkeypatch.setattr(torch.backends.cuda, "enable_cudnn_sdp", lambda on: None)
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # so that it is put back
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    return numbers
+
+
+def test_a_gpu_is_made_the_current_one_and_deterministic(
+    chosen: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     told: list[tuple[str, object]] = []
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     monkeypatch.setattr(
         torch, "use_deterministic_algorithms", lambda mode, warn_only: told.append(("mode", mode))
     )
     monkeypatch.setattr(
         torch.backends.cuda, "enable_cudnn_sdp", lambda on: told.append(("cudnn", on))
     )
-    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
-    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # so that it is put back
-    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
     assert open_device("cuda:1") == torch.device("cuda:1")
-    assert open_device("cuda") == torch.device("cuda")
+    assert open_device("cuda") == torch.device("cuda:0")
     assert chosen == [1, 0]
     assert told == [("mode", True), ("cudnn", False)] * 2
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     assert not torch.utils.deterministic.fill_uninitialized_memory
+
+
+@pytest.mark.parametrize("wanted", ["auto", "cuda"])
+def test_workers_take_the_gpus_in_turn(chosen: list[int], wanted: str) -> None:
+    devices = [open_device(wanted, slot) for slot in range(5)]
+    assert [device.index for device in devices] == chosen == [0, 1, 2, 0, 1]
+    assert [num_sharing(wanted, device, 5) for device in devices] == [2, 2, 1, 2, 2]
+
+
+def test_a_gpu_that_is_named_is_the_same_for_all_workers(chosen: list[int]) -> None:
+    devices = [open_device("cuda:0", slot) for slot in range(4)]
+    assert chosen == [0] * 4
+    assert {num_sharing("cuda:0", device, 4) for device in devices} == {4}
+
+
+@pytest.mark.parametrize("wanted", ["auto", "cpu"])
+def test_all_workers_share_a_machine_without_gpus(machine, wanted: str) -> None:
+    machine()
+    assert open_device(wanted, 3) == CPU
+    assert num_sharing(wanted, CPU, 4) == 4
 
 
 def test_on_a_cpu_there_is_nothing_to_make_ready(monkeypatch: pytest.MonkeyPatch) -> None:

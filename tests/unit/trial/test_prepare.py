@@ -17,6 +17,7 @@ from automl_ft.data import bundled
 from automl_ft.data.saved import load_saved_splits
 from automl_ft.errors import DataError, ModelError, UsageError
 from automl_ft.specs.validation import assumed_cost, choose_validations_per_epoch
+from automl_ft.trial import prepare
 from automl_ft.trial.prepare import (
     PreparedStudy,
     keep_study,
@@ -128,6 +129,17 @@ def test_what_this_process_prepared_is_not_looked_up_again(
     opened = open_study(config, study.facts, tmp_path, prepared=study)
     assert opened.checkpoint(None).resolved is study.checkpoint(None).resolved
     assert isinstance(opened.checkpoint(None).splits["train"].input_ids, np.memmap)
+
+
+def test_facts_do_not_tell_which_gpu_the_first_worker_has(
+    config: StudyConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The number is the process's own; what is stored is what the study asked for."""
+    described: list[torch.device] = []
+    monkeypatch.setattr(prepare, "open_device", lambda wanted, slot=0: torch.device("cpu", 0))
+    monkeypatch.setattr(prepare, "describe_device", lambda device: str(described.append(device)))
+    prepare_study(config, (config.model.checkpoint,), None)
+    assert described == [torch.device("cpu")]
 
 
 def test_a_trial_runs_the_same_on_an_opened_study(

@@ -266,3 +266,21 @@ def test_the_forecast_is_what_the_longest_rows_take(
     ratio = job.memory.forecast.training_mib / (max(live) / MIB)
     # On a CPU packed rows are padded in groups, and forecast as if they were not.
     assert 0.95 <= ratio <= (1.7 if techniques.packed else 1.05)
+
+
+def test_memory_is_divided_by_the_workers_on_the_trial_s_device(
+    study_with: Callable[..., PreparedStudy],
+    make_spec: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[Any] = []
+
+    def look(*args: Any) -> MemoryBudget:
+        asked.append(args)
+        return MemoryBudget(base_mib=BASE, free_mib=None)
+
+    monkeypatch.setattr(build, "memory_budget", look)
+    monkeypatch.setattr(build, "num_sharing", lambda wanted, device, workers: workers - 2)
+    study = study_with(workers=5, memory_gib=3.0)
+    build_job(make_spec(), study)
+    assert asked == [(study.device, 3, 3.0, study.memory.most_free_mib)]

@@ -276,9 +276,13 @@ def test_keep_and_open_are_answered_when_done(serve, calls, bare_lab):
     serve.send(Keep(folder="/files"))
     assert serve.read() == Ready()
     threads = torch.get_num_threads()
-    serve.send(Open(config=bare_lab.config(), facts=make_facts(), folder="/files", threads=threads))
+    opening = Open(
+        config=bare_lab.config(), facts=make_facts(), folder="/files", threads=threads, slot=2
+    )
+    serve.send(opening)
     assert serve.read() == Ready()
     assert [name for name, _, _ in calls] == ["prepare_study", "keep_study", "open_study"]
+    assert calls[2][2]["slot"] == 2
     assert calls[2][2]["prepared"] is calls[1][1][0], "what was prepared is not looked at again"
 
 
