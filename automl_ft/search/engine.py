@@ -193,7 +193,7 @@ class Engine:
             self._evaluation(message, event.worker)
         elif isinstance(message, TrialResulted):
             self._result(message.result)
-            if not self._live_on(event.worker):
+            if not message.is_last and not self._live_on(event.worker):
                 self._is_idle(event.worker)
         elif isinstance(message, WorkerDied):
             self._death(event.worker, death_message(message))

@@ -42,6 +42,7 @@ def run_group(
 
     Raises:
         DiskError: The disk takes no more checkpoints; the trials without a result did not end.
+        DeviceLostError: The device was lost while heads were trained as one; the same holds.
     """
     unfinished = tuple(Unfinished(spec=spec) for spec in specs)
     if len(specs) > 1 and not is_pausing():

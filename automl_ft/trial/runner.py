@@ -20,6 +20,7 @@ from automl_ft.specs.failure import FailureKind, TrialFailure
 from automl_ft.specs.trial import Outcome, TrialCost, TrialMemory, TrialResult, TrialSpec
 from automl_ft.trial.build import build_job
 from automl_ft.trial.checkpoint import load_last
+from automl_ft.trial.device import empty_cache
 from automl_ft.trial.guard import TornStepError, halved
 from automl_ft.trial.loop import Job, fit
 from automl_ft.trial.losses import DivergedError
@@ -235,8 +236,7 @@ def release(study: PreparedStudy) -> None:
     if study.cache is not None:
         study.cache.close()  # what no trial uses may make room for others
     gc.collect()
-    if study.device.type == "cuda":
-        torch.cuda.empty_cache()
+    empty_cache(study.device)
 
 
 def result_of(

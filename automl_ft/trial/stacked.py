@@ -30,6 +30,7 @@ from automl_ft.errors import DiskError
 from automl_ft.models.packing import to_device
 from automl_ft.specs.failure import FailureKind, TrialFailure
 from automl_ft.specs.trial import Outcome, TrialResult, TrialSpec
+from automl_ft.trial.device import DeviceLostError, is_lost
 from automl_ft.trial.heads import HeadGroup, HeadTrial
 from automl_ft.trial.loop import after_step, is_finished, save_checkpoint
 from automl_ft.trial.losses import DivergedError
@@ -72,6 +73,7 @@ def train_heads(
 
     Raises:
         DiskError: The disk takes no more checkpoints; the trials without a result did not end.
+        DeviceLostError: The device was lost, by whichever of the trials; the same holds for them.
     """
     return _Training(group, study, emit).run()
 
@@ -165,6 +167,7 @@ class _Training:
             raise
         except Exception as error:
             outcome, failure = Outcome.FAILED, failure_of(error)
+            self._check_device(failure)
         if failure is not None and failure.kind is FailureKind.OUT_OF_MEMORY:
             # Half a step may be done. The others take up memory that it has when it is alone.
             self._say([trial], failure)
@@ -179,6 +182,7 @@ class _Training:
 
     def _part(self, trouble: _Trouble) -> None:
         """End the trial that went wrong; where that is all of them, let each go on alone."""
+        self._check_device(trouble.failure)
         owner = next((t for t in self._active if t.spec.number == trouble.number), None)
         if owner is not None:
             self._end(owner, Outcome.FAILED, trouble.failure)
@@ -187,6 +191,14 @@ class _Training:
         self._free()
         for trial in tuple(self._active):
             self._set_aside(trial, trouble.failure)
+
+    def _check_device(self, failure: TrialFailure) -> None:
+        """Leave where the device is lost: whose kernel it was cannot be told, as errors come late.
+
+        Each of the trials goes on alone with another worker, so that the culprit shows.
+        """
+        if is_lost(self._study.device):
+            raise DeviceLostError(failure.message)
 
     def _set_aside(self, trial: HeadTrial, trouble: TrialFailure) -> None:
         """Write a trial as it was before the step that went wrong.

@@ -255,7 +255,16 @@ class WorkerLoop:
         return PipeReporter(self._channel, number)
 
     def _result(self, result: TrialResult) -> None:
-        self._channel.send(TrialResulted(result=result))
+        """Send a result, and whether another trial can follow it in this process."""
+        from automl_ft.trial.device import DeviceLostError, is_lost
+
+        assert self._study is not None
+        is_last = is_lost(self._study.device)
+        self._channel.send(TrialResulted(result=result, is_last=is_last))
+        if is_last:
+            text = f"Trial {result.number} left its GPU unusable; a new worker takes over."
+            self._channel.send(WorkerNote(text=text))
+            raise DeviceLostError(text)  # as an error it has the supervisor replace this worker
 
     def serve(self) -> None:
         """Carry out requests until the input ends; an error is sent, not raised."""

@@ -137,6 +137,8 @@ class TrialResulted:
 
     result: TrialResult
     """The result."""
+    is_last: bool = False
+    """Whether the worker runs no trial after it: its device is lost. An error follows."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -92,6 +92,8 @@ class Fault:
     kind: FailureKind | None = FailureKind.ERROR
     """How the trial fails; None kills the worker, at once and without a word."""
     message: str = "RuntimeError: scripted"
+    loses_device: bool = False
+    """Whether the worker can run no other trial after it."""
 
 
 def dies(trial: int, at: int = 0) -> Fault:
@@ -159,6 +161,7 @@ class ScriptedWorker:
         self._script = script
         self._is_open = False
         self._is_pausing = False
+        self._lost_by: set[int] = set()
         self._waiting: list[TrialSpec] = []
         self._training: dict[int, Generator[Evaluation, Decision, TrialResult]] = {}
 
@@ -239,7 +242,12 @@ class ScriptedWorker:
             evaluation = self._training[number].send(decision)  # type: ignore[arg-type]
         except StopIteration as end:
             del self._training[number]
-            self._put(TrialResulted(result=end.value))
+            is_last = number in self._lost_by
+            self._put(TrialResulted(result=end.value, is_last=is_last))
+            if is_last:
+                self._training, self._waiting = {}, []
+                self._put(WorkerError(kind="DeviceLostError", message="lost", traceback=""))
+                return
             self._end_unbegun()
             self._next()
         except _DiedError:
@@ -267,6 +275,8 @@ class ScriptedWorker:
             if fault is not None and fault.kind is None:
                 raise _DiedError
             if fault is not None:
+                if fault.loses_device:
+                    self._lost_by.add(spec.number)
                 failure = TrialFailure(
                     kind=fault.kind, message=fault.message, traceback="Traceback: here"
                 )

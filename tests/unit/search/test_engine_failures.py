@@ -34,6 +34,18 @@ def test_failure_is_recorded_with_its_kind_and_the_search_goes_on(lab):
     assert not lab.files.trial(1).exists()
 
 
+def test_trial_that_lost_its_device_fails_alone_and_the_next_has_a_new_worker(lab):
+    message = "AcceleratorError: CUDA error: device-side assert triggered"
+    lab.script.faults = [Fault(trial=1, at=1, message=message, loses_device=True)]
+    outcome = lab.search(trials=4, pruner="none")
+    assert outcome.stop_reason is StopReason.TRIALS
+    assert lab.states() == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
+    assert lab.trials()[1].failure.message == message
+    assert [spec.number for spec in lab.script.specs] == [0, 1, 2, 3], "none was given to it"
+    assert [worker.is_killed for worker in lab.script.workers] == [True, False]
+    assert not any("lost its worker" in text for text in lab.listener.messages)
+
+
 def test_first_three_failures_alike_stop_the_search_and_say_why(lab):
     lab.script.faults = [Fault(trial=n, message=f"ValueError: row {n}") for n in range(9)]
     with pytest.raises(SearchFailedError, match="first 3 trials failed for the same reason") as e:

@@ -19,6 +19,7 @@ from automl_ft.specs.failure import FailureKind
 from automl_ft.specs.trial import Outcome, TrialResult
 from automl_ft.trial import loop, stacked
 from automl_ft.trial.checkpoint import load_last
+from automl_ft.trial.device import DeviceLostError
 from automl_ft.trial.heads import HeadTrial
 from automl_ft.trial.losses import DivergedError
 from automl_ft.trial.prepare import PreparedStudy
@@ -431,3 +432,17 @@ def test_a_result_is_there_before_another_trial_finds_the_disk_full(
     with pytest.raises(DiskError):
         bench.in_trouble(recipes, reporters=reporters, heard=told.append)
     assert told == [0]
+
+
+def test_a_lost_device_is_nobody_s_failure(
+    bench: GroupBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Errors of a GPU come late, so the trial in which one shows need not be its cause."""
+
+    def assert_fails(*_: Any) -> None:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr(stacked, "is_lost", lambda device: True)
+    monkeypatch.setattr(stacked, "_update", assert_fails)
+    with pytest.raises(DeviceLostError, match="RuntimeError: CUDA error: device-side assert"):
+        bench.together(RECIPES)

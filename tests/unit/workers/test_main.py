@@ -8,7 +8,9 @@ import sys
 import threading
 
 import pytest
+import torch
 
+import automl_ft.trial.device
 import automl_ft.trial.group
 import automl_ft.trial.prepare
 import automl_ft.trial.runner
@@ -191,6 +193,7 @@ class Study:
     """Stands for a prepared study."""
 
     facts = make_facts()
+    device = torch.device("cpu")
 
 
 class Calls(list):
@@ -269,8 +272,6 @@ def test_prepare_is_answered_with_the_facts(serve, calls, bare_lab):
 
 
 def test_keep_and_open_are_answered_when_done(serve, calls, bare_lab):
-    import torch
-
     serve.send(prepare(bare_lab.config()))
     serve.read()
     serve.send(Keep(folder="/files"))
@@ -291,6 +292,31 @@ def test_run_answers_with_the_result_of_the_trial(serve, bare_lab):
     serve.read()
     serve.send(Run(specs=(SPEC,)))
     assert serve.read() == TrialResulted(result=result(3))
+
+
+def test_trial_that_lost_the_device_is_told_first_and_is_the_last(serve, bare_lab, monkeypatch):
+    monkeypatch.setattr(automl_ft.trial.device, "is_lost", lambda device: device == Study.device)
+    serve.send(prepare(bare_lab.config()))
+    serve.read()
+    serve.send(Run(specs=(SPEC,)))
+    assert serve.read() == TrialResulted(result=result(3), is_last=True)
+    assert serve.read() == WorkerNote(
+        text="Trial 3 left its GPU unusable; a new worker takes over."
+    )
+    assert serve.read().kind == "DeviceLostError"
+
+
+def test_group_ends_with_the_trial_that_lost_the_device(serve, calls, bare_lab, monkeypatch):
+    def train(specs, study, reporter_for, emit):
+        for spec in specs:
+            emit(result(spec.number))
+
+    monkeypatch.setattr(automl_ft.trial.device, "is_lost", lambda device: True)
+    calls.note("run_group", train)
+    serve.send(prepare(bare_lab.config()))
+    serve.read()
+    serve.send(Run(specs=(SPEC, OTHER)))
+    assert [type(serve.read()) for _ in range(3)] == [TrialResulted, WorkerNote, WorkerError]
 
 
 def test_group_answers_with_a_result_for_each_trial(serve, calls, bare_lab):
