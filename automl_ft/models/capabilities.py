@@ -19,6 +19,7 @@ from automl_ft.models.dropout import DropoutStream
 from automl_ft.models.head_chain import find_head_chain
 from automl_ft.models.last_block import ReadBlock, read_block
 from automl_ft.models.layer_map import LayerMap
+from automl_ft.models.lookups import CheckedLookups
 from automl_ft.models.packed import use_packed_attention
 from automl_ft.models.packed_model import PackedInputs, PackedModel, PackedTraits
 from automl_ft.models.packing import pack
@@ -136,8 +137,19 @@ def find_capabilities(
         Exception: One that is fatal.
     """
     model.eval()  # type: ignore[no-untyped-call]
+    # A GPU does not survive an index beyond a table.
+    with CheckedLookups():  # type: ignore[no-untyped-call]
+        return _found(model, layer_map, _long_rows(model, longest), is_fatal)
+
+
+def _found(
+    model: PreTrainedModel,
+    layer_map: LayerMap,
+    long_rows: Sequence[Tensor],
+    is_fatal: Callable[[Exception], bool],
+) -> Capabilities:
     try:
-        trial = _Trial(model, layer_map, _long_rows(model, longest), is_fatal)
+        trial = _Trial(model, layer_map, long_rows, is_fatal)
     except Exception as error:  # as in `_agrees`
         if is_fatal(error):
             raise

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -279,6 +280,32 @@ def test_a_model_that_cannot_be_looked_at_runs_plainly():
     inputs = PaddedInputs(arguments={"input_ids": ids, "attention_mask": mask})
     with torch.no_grad(), found.padded_model(model, layer_map).scores(inputs) as scores:
         assert torch.equal(scores, model(input_ids=ids, attention_mask=mask).logits)
+
+
+class Embeddings(TorchDispatchMode):
+    """Stands for a device: remembers whether look-ups were in range. Raising would be refusing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.in_range: list[bool] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.embedding.default and args[1].device.type != "meta":
+            self.in_range.append(0 <= int(args[1].min()) <= int(args[1].max()) < len(args[0]))
+        return func(*args, **(kwargs or {}))
+
+
+def test_positions_beyond_the_table_are_refused_before_the_device_sees_them(load) -> None:
+    """As of a decoder whose padding is the last of 50,000 tokens: positions cannot begin there."""
+    loaded = load("roberta")
+    config = loaded.model.config
+    config.pad_token_id = config.vocab_size - 1
+    assert config.pad_token_id >= config.max_position_embeddings
+    with Embeddings() as device:
+        found = find_capabilities(loaded.model, loaded.layer_map)
+    assert device.in_range
+    assert all(device.in_range)
+    assert found.packed is None
 
 
 @pytest.mark.parametrize("position", [1, 2, 5])
