@@ -46,6 +46,7 @@ from automl_ft.specs.layout import LOGITS, rows_folder, trial_folder
 from automl_ft.tasks.registry import get_task
 from automl_ft.trial.evaluation import predict_logits
 from automl_ft.trial.prepare import padding_of
+from automl_ft.trial.sizing import whole_eval_batch
 
 __all__ = [
     "RebuiltModel",
@@ -54,8 +55,6 @@ __all__ = [
     "verify_model",
 ]
 
-_ROWS = 64
-"""Rows at once where the study chose by the memory that it found."""
 _SAME_LOGITS = 1e-4
 """On the same kind of device scores that differ by no more than this differ by rounding."""
 _SAME_LOGITS_ELSEWHERE = 1e-3
@@ -177,7 +176,7 @@ def _logits(
         )
     encoded = get_task(job.config.task).encode(rows, tokenizer, tokenizer.model_max_length)
     setting = job.config.training.eval_batch_size
-    batch_size = setting if isinstance(setting, int) else _ROWS
+    batch_size = whole_eval_batch(setting, encoded.lengths, device.type)
     return predict_logits(model.to(device), encoded, padding_of(tokenizer), batch_size, device)
 
 

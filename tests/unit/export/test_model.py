@@ -17,6 +17,8 @@ from automl_ft.export.job import TOLERANCE
 from automl_ft.export.model import rebuild_model, save_model, verify_model
 from automl_ft.models.quiet import quiet
 from automl_ft.tasks.registry import get_task
+from automl_ft.trial import sizing
+from automl_ft.trial.sizing import whole_eval_batch
 
 EVAL_BATCH_SIZE = 5
 """In which the study of the fixtures was validated."""
@@ -180,6 +182,22 @@ def test_the_written_model_gives_the_very_scores_of_the_trial(written, study, tm
     found = module._logits(job, tmp_path / "model", rows, torch.device("cpu"))
     stored = np.load(study.folder / "trials" / "0" / "validation_logits.npy")
     np.testing.assert_array_equal(found, stored)
+
+
+def test_rows_pass_as_many_at_once_as_a_trial_chooses(written, tmp_path, monkeypatch):
+    asked = []
+
+    def score(model, split, padding, batch_size, device):
+        asked.append((batch_size, whole_eval_batch("auto", split.lengths, device.type)))
+        return real(model, split, padding, batch_size, device)
+
+    real = module.predict_logits
+    monkeypatch.setattr(sizing, "_EVAL_TOKENS", 40)
+    monkeypatch.setattr(module, "predict_logits", score)
+    assert written.config.training.eval_batch_size == "auto"
+    verify_model(written, tmp_path / "model")
+    ((batch_size, expected),) = asked
+    assert batch_size == expected < 8
 
 
 def test_a_missing_checkpoint_is_refused(bert_study, make_job, tmp_path):
