@@ -168,8 +168,8 @@ class TrainingConfig:
     """Examples at once in validation, from 1 up; fewer where they do not fit. `auto` takes as many
     as are fastest: about 2,048 tokens on a CPU, 16,384 elsewhere."""
     memory_gib: float | None = None
-    """GiB of memory that all workers together may have in use, on the device that they train on,
-    above 0; None takes what is free when a trial starts."""
+    """GiB of memory that all workers of one device together may have in use on it, above 0; None
+    takes what is free when a trial starts."""
     validations_per_epoch: int | str = "auto"
     """Validations in each epoch, 1 to 50; `auto` takes 2, 1, or one in 2, 4, 8, ... epochs: the
     most that cost at most 15 % of a trial. The end of a trial is always validated."""
@@ -248,7 +248,9 @@ class StudyConfig:
     seed: int = 0
     """Seed of splits, sampler and trials, 0 to 4294967295."""
     device: str = "auto"
-    """`auto`, `cpu`, `mps`, `cuda` or `cuda:N`."""
+    """`auto`, `cpu`, `mps`, `cuda` or `cuda:N`. With `auto` and `cuda` the workers take the visible
+    NVIDIA GPUs in turn, begun again at the first where there are more workers than GPUs; `cuda:N`
+    is the same one for all."""
     workers: int = 1
     """Trials that run at once, each in a process of its own, 1 to 256."""
     storage: str | None = None
