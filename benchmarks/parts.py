@@ -34,6 +34,8 @@ from automl_ft.trial.prepare import PreparedStudy
 PARTS = ("full", "half", "head")
 STACKED = 8
 """Head-only trials in a group."""
+NEEDS = {"screening": "bf16"}
+"""Techniques that do nothing by themselves, and what they add to."""
 
 
 def main() -> None:
@@ -100,7 +102,8 @@ def variants() -> dict[str, Any]:
     """Return which techniques are on, for every variant.
 
     Returns:
-        `Techniques` by name: `all`, `none`, and `without NAME` and `only NAME` for each switch.
+        `Techniques` by name: `all`, `none`, and `without NAME` and `only NAME` for each switch, the
+        latter with what it needs.
     """
     from automl_ft.trial.techniques import Techniques
 
@@ -111,7 +114,12 @@ def variants() -> dict[str, Any]:
         "all": every,
         "none": none,
         **{f"without {name}": dataclasses.replace(every, **{name: False}) for name in names},
-        **{f"only {name}": dataclasses.replace(none, **{name: True}) for name in names},
+        **{
+            f"only {name}": dataclasses.replace(
+                none, **{on: True for on in (name, NEEDS.get(name)) if on is not None}
+            )
+            for name in names
+        },
     }
 
 
@@ -228,8 +236,10 @@ def compare(seconds: dict[str, list[float]], parts: Sequence[str]) -> dict[str, 
             if name.startswith(f"{part} without "):
                 technique = name.removeprefix(f"{part} without ")
                 only = seconds[f"{part} only {technique}"]
+                needed = NEEDS.get(technique)
+                before = none if needed is None else seconds[f"{part} only {needed}"]
                 figures[f"{part}: {technique}"] = compare_seconds(every, times)
-                figures[f"{part}: {technique} alone"] = compare_seconds(only, none)
+                figures[f"{part}: {technique} alone"] = compare_seconds(only, before)
     return figures
 
 
