@@ -88,13 +88,29 @@ def test_the_layout_says_where_tokens_lie(lengths: list[int]):
     positions = [place for length in lengths for place in range(length)]
     begins = [sum(lengths[:row]) for row in range(len(lengths))]
     assert found.num_tokens >= sum(lengths)
-    assert found.num_tokens % 32 == 0
+    assert found.num_tokens % 8 == 0
     assert found.whole.longest >= max(lengths)
     assert found.positions[: sum(lengths)].tolist() == positions
     assert not found.positions[sum(lengths) :].any()
     assert found.starts.tolist() == begins
     assert found.ends.tolist() == [b + n - 1 for b, n in zip(begins, lengths, strict=True)]
     assert found.whole.valid.sum(1).tolist() == lengths
+
+
+@pytest.mark.parametrize(
+    ("lengths", "num_tokens"),
+    [
+        ([1], 8),
+        ([8], 8),
+        ([5, 5], 16),
+        ([300, 205], 512),
+        ([300, 212], 512),
+        ([300, 213], 544),
+        ([512, 33], 576),
+    ],
+)
+def test_few_tokens_are_filled_up_to_8_and_many_to_32(lengths: list[int], num_tokens: int):
+    assert packed(lengths).num_tokens == num_tokens
 
 
 @pytest.mark.parametrize("lengths", LENGTHS)
