@@ -19,6 +19,7 @@ __all__ = [
     "collate",
     "eval_batches",
     "pad_batch",
+    "padding_of",
     "training_order",
 ]
 
@@ -107,6 +108,22 @@ def eval_batches(lengths: IntArray, batch_size: int) -> Iterator[IntArray]:
     order = np.argsort(-lengths, kind="stable")
     for start in range(0, len(order), batch_size):
         yield order[start : start + batch_size]
+
+
+def padding_of(tokenizer: object) -> Padding:
+    """Return how a tokenizer pads.
+
+    Args:
+        tokenizer: A transformers tokenizer with a pad token.
+
+    Returns:
+        Its padding.
+    """
+    return Padding(
+        token_id=int(getattr(tokenizer, "pad_token_id")),  # noqa: B009 - tokenizers are untyped
+        side=getattr(tokenizer, "padding_side"),  # noqa: B009
+        token_type_id=int(getattr(tokenizer, "pad_token_type_id", 0)),
+    )
 
 
 def pad_batch(rows: Sequence[EncodedRow], padding: Padding) -> Batch:

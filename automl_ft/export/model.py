@@ -26,6 +26,7 @@ from transformers import (
 )
 
 from automl_ft.config.study import ModelConfig
+from automl_ft.data.batches import padding_of
 from automl_ft.data.saved import load_saved_splits
 from automl_ft.data.table import TextTable
 from automl_ft.errors import ExportError
@@ -45,7 +46,6 @@ from automl_ft.models.vocabulary import expand_saved
 from automl_ft.specs.layout import LOGITS, rows_folder, trial_folder
 from automl_ft.tasks.registry import get_task
 from automl_ft.trial.evaluation import predict_logits
-from automl_ft.trial.prepare import padding_of
 from automl_ft.trial.sizing import whole_eval_batch
 
 __all__ = [

@@ -5,7 +5,6 @@ Whatever does not give the scores of the plain model is not used, and a sentence
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +12,7 @@ from functools import partial
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from automl_ft.models.dropout import DropoutStream
 from automl_ft.models.head_chain import find_head_chain
@@ -24,21 +23,10 @@ from automl_ft.models.packed import use_packed_attention
 from automl_ft.models.packed_model import PackedInputs, PackedModel, PackedTraits
 from automl_ft.models.packing import pack
 from automl_ft.models.padded_model import PaddedInputs, PaddedModel, PaddedTraits
+from automl_ft.models.tried_rows import long_rows, short_rows
 
 __all__ = ["Capabilities", "find_capabilities"]
 
-_LENGTHS = (7, 3, 1, 5)
-"""Tokens of the rows that are tried: none a multiple of the others but for the one of a single
-token, the longest first. The last one holds the same token everywhere, as what a head reads could
-be looked for by its token."""
-_BESIDES = 3
-"""Tokens of the row that stands beside one that is longer than a window."""
-_WINDOW = re.compile("window(?!.*layer)|local_att|chunk|block_size|radius")
-"""How transformers' configs call what keeps attention near: `sliding_window`, `local_attention`,
-`attention_window`, `attention_chunk_size`, `block_size`, `local_radius`. One too many only costs
-time."""
-_LONGEST = 512
-"""Tokens of tried rows, at most, where nobody says how long rows will be."""
 _TOLERANCE = 1e-3
 """How far scores may lie apart, relative to the largest: fp32 sums in another order differ by less
 than 1e-5; a wrong position or mask by far more."""
@@ -139,7 +127,7 @@ def find_capabilities(
     model.eval()  # type: ignore[no-untyped-call]
     # A GPU does not survive an index beyond a table.
     with CheckedLookups():  # type: ignore[no-untyped-call]
-        return _found(model, layer_map, _long_rows(model, longest), is_fatal)
+        return _found(model, layer_map, long_rows(model, longest), is_fatal)
 
 
 def _found(
@@ -226,7 +214,7 @@ class _Trial:
         self._model = model
         self._is_fatal = is_fatal
         self._layer_map = layer_map
-        self._rows: Sequence[Tensor] = _short_rows(model)
+        self._rows: Sequence[Tensor] = short_rows(model)
         self.padded: PaddedTraits
         self._num_runs = 0
         self._samples = [_Sample(rows=self._rows, scores=self._look())]
@@ -428,60 +416,6 @@ def _is_close(scores: Tensor, wanted: Tensor | None) -> bool:
         return False
     limit = _TOLERANCE * float(wanted.abs().max().clamp(min=1e-6))
     return float((scores - wanted).abs().max()) <= limit
-
-
-def _short_rows(model: PreTrainedModel) -> list[Tensor]:
-    """Return a row with the model's special tokens, some others, and one of equal tokens."""
-    rows = _rows(model, _LENGTHS)
-    special = _special_tokens(model.config.get_text_config())[: len(rows[0]) - 1]
-    rows[0][1 : 1 + len(special)] = torch.tensor(special, dtype=torch.int64)
-    rows[-1] = rows[-1][:1].expand(len(rows[-1]))
-    return rows
-
-
-def _special_tokens(config: PretrainedConfig) -> list[int]:
-    """Return the tokens that a config names, but padding: ESM's embedding counts mask tokens."""
-    found = {
-        value
-        for name, value in config.to_dict().items()
-        if name.endswith("_token_id") and type(value) is int
-    }
-    padding, size = getattr(config, "pad_token_id", None), getattr(config, "vocab_size", 0)
-    return sorted(token for token in found if 0 <= token < size and token != padding)
-
-
-def _long_rows(model: PreTrainedModel, longest: int | None) -> list[Tensor]:
-    """Return a row that is longer than the windows it can exceed, and another; or none."""
-    config = model.config.get_text_config()
-    if longest is None:
-        positions = getattr(config, "max_position_embeddings", None)
-        longest = min(positions, _LONGEST) if isinstance(positions, int) else _LONGEST
-    windows = [window for window in _windows(config) if window < longest]
-    if not windows:
-        return []
-    # Some way beyond the window, so that many a pair of tokens is too far apart.
-    length = max(windows) + max(8, max(windows) // 8)
-    return _rows(model, (min(length, longest), _BESIDES))
-
-
-def _windows(config: PretrainedConfig) -> list[int]:
-    """Return what a config says of how far attention sees, in tokens."""
-    found: list[int] = []
-    for name, value in config.to_dict().items():
-        if _WINDOW.search(name):
-            values = value if isinstance(value, (list, tuple)) else [value]
-            found += [size for size in values if type(size) is int and size > 0]
-    return found
-
-
-def _rows(model: PreTrainedModel, lengths: Sequence[int]) -> list[Tensor]:
-    """Return rows of tokens that are no padding."""
-    config = model.config.get_text_config()
-    padding = getattr(config, "pad_token_id", None)
-    size = min(getattr(config, "vocab_size", 128), 4096)
-    tokens = [token for token in range(size) if token != padding]
-    draws = np.random.default_rng(0)
-    return [torch.from_numpy(draws.choice(tokens, length)) for length in lengths]
 
 
 def _positions(weights: Tensor, valid: Tensor) -> str:

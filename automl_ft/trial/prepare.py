@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import platform
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -21,12 +20,11 @@ import torch
 
 from automl_ft.config.study import ModelConfig, StudyConfig
 from automl_ft.data.augmentation import replacement_token
-from automl_ft.data.batches import Padding
+from automl_ft.data.batches import Padding, padding_of
 from automl_ft.data.bundled import BUNDLED
 from automl_ft.data.encoding import EncodedSplit, encode_to_fit
-from automl_ft.data.saved import load_saved_splits, save_splits
+from automl_ft.data.saved import load_saved_splits
 from automl_ft.data.table import Splits
-from automl_ft.errors import DataError
 from automl_ft.models.load import (
     LoadedModel,
     ResolvedCheckpoint,
@@ -36,7 +34,7 @@ from automl_ft.models.load import (
     weights_hash,
 )
 from automl_ft.specs.facts import CheckpointFacts, DataFacts, StudyFacts
-from automl_ft.specs.layout import activations_folder, encoded_folder, memory_file, rows_folder
+from automl_ft.specs.layout import activations_folder, memory_file, rows_folder
 from automl_ft.specs.validation import (
     assumed_cost,
     choose_validations_per_epoch,
@@ -44,6 +42,7 @@ from automl_ft.specs.validation import (
 )
 from automl_ft.tasks.base import Task
 from automl_ft.tasks.registry import get_task
+from automl_ft.trial.kept_rows import find_encoded, keep_encoded, keep_rows, load_encoded
 from automl_ft.trial.look import LookedAt, look_at_model
 from automl_ft.trial.precision import (
     describe_device,
@@ -63,12 +62,8 @@ __all__ = [
     "PreparedStudy",
     "keep_study",
     "open_study",
-    "padding_of",
     "prepare_study",
 ]
-
-_SPLITS = ("train", "validation")
-"""Splits that a search reads; the test split is kept but never encoded."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -238,13 +233,10 @@ def keep_study(study: PreparedStudy, folder: Path) -> None:
         study: From `prepare_study`.
         folder: The study's folder.
     """
-    if study.rows is not None and not _is_kept(study, folder):
-        save_splits(study.rows, rows_folder(folder))
+    if study.rows is not None:
+        keep_rows(study.rows, study.facts.data, folder)
     for opened in study.checkpoints.values():
-        for name, split in opened.splits.items():
-            place, key = _encoded_place(folder, opened.facts, study.facts.data, name)
-            if EncodedSplit.load(place, key) is None:
-                split.save(place, key)
+        keep_encoded(opened.splits, opened.facts, study.facts.data, folder)
 
 
 def open_study(
@@ -273,7 +265,7 @@ def open_study(
     opened = {}
     for known in facts.checkpoints:
         before = prepared.checkpoints.get(known.checkpoint) if prepared is not None else None
-        splits = {name: _load_split(folder, known, facts, name) for name in _SPLITS}
+        splits = load_encoded(known, facts.data, folder)
         if before is None:
             opened[known.checkpoint] = _open_known(config, known, splits)
         else:
@@ -325,14 +317,8 @@ def _open_kept(
         return None
     if known.files_hash and files_hash(resolved) != known.files_hash:
         return None
-    splits = {}
-    for name in _SPLITS:
-        place, key = _encoded_place(kept_in, known, data, name)
-        split = EncodedSplit.load(place, key)
-        if split is None:
-            return None
-        splits[name] = split
-    return _open_known(config, known, splits)
+    splits = find_encoded(known, data, kept_in)
+    return None if splits is None else _open_known(config, known, splits)
 
 
 def _open_fresh(
@@ -432,60 +418,6 @@ def _model_limit(tokenizer_limit: int, loaded: LoadedModel) -> int:
     padding = [getattr(module, "padding_idx", None) for module in embeddings]
     unusable = max((index + 1 for index in padding if index is not None), default=0)
     return min(tokenizer_limit, positions - unusable)
-
-
-def padding_of(tokenizer: object) -> Padding:
-    """Return how a tokenizer pads.
-
-    Args:
-        tokenizer: A transformers tokenizer with a pad token.
-
-    Returns:
-        Its padding.
-    """
-    return Padding(
-        token_id=int(getattr(tokenizer, "pad_token_id")),  # noqa: B009 - tokenizers are untyped
-        side=getattr(tokenizer, "padding_side"),  # noqa: B009
-        token_type_id=int(getattr(tokenizer, "pad_token_type_id", 0)),
-    )
-
-
-def _is_kept(study: PreparedStudy, folder: Path) -> bool:
-    try:
-        kept = load_saved_splits(rows_folder(folder)).facts()
-    except DataError:
-        return False
-    return kept.split_fingerprints == study.facts.data.split_fingerprints
-
-
-def _encoded_place(
-    folder: Path, checkpoint: CheckpointFacts, data: DataFacts, split: str
-) -> tuple[Path, str]:
-    """Return the folder of encoded rows, and the key of what they depend on."""
-    slug = re.sub(r"[^\w.-]+", "-", checkpoint.checkpoint).strip("-.")[-60:]
-    place = encoded_folder(folder) / f"{slug}-{checkpoint.weights_hash[:8]}" / split
-    key = "-".join(
-        (
-            data.split_fingerprints[split],
-            checkpoint.weights_hash,
-            str(checkpoint.max_length),
-            *([checkpoint.files_hash] if checkpoint.files_hash else []),
-        )
-    )
-    return place, key
-
-
-def _load_split(
-    folder: Path, checkpoint: CheckpointFacts, facts: StudyFacts, name: str
-) -> EncodedSplit:
-    place, key = _encoded_place(folder, checkpoint, facts.data, name)
-    split = EncodedSplit.load(place, key)
-    if split is None:
-        raise DataError(
-            f"The encoded rows in `{place}` are missing or damaged. Run the same"
-            " `automl-ft search` again: it makes them anew."
-        )
-    return split
 
 
 def _versions() -> dict[str, str]:
