@@ -33,6 +33,7 @@ from automl_ft.models.load import (
     resolve,
     weights_hash,
 )
+from automl_ft.models.token_ids import check_token_ids
 from automl_ft.specs.facts import CheckpointFacts, DataFacts, StudyFacts
 from automl_ft.specs.layout import activations_folder, memory_file, rows_folder
 from automl_ft.specs.validation import (
@@ -333,6 +334,8 @@ def _open_fresh(
     )
     validation = task.encode(rows.validation, tokenizer, max_length)
     splits = {"train": train, "validation": validation}
+    held = [split.input_ids for split in splits.values()]
+    check_token_ids(loaded.model, tokenizer, held, model.checkpoint)
     looked_at = LookedAt(
         loaded=loaded,
         splits=splits,

@@ -300,6 +300,14 @@ def test_roberta_counts_positions_from_after_its_padding(
         model(input_ids=torch.full((1, limit + 1), 7))
 
 
+def test_a_token_that_the_model_has_no_embedding_for_is_refused(
+    config: StudyConfig, save_checkpoint: Callable[..., Path]
+) -> None:
+    folder = save_checkpoint("bert", vocab_size=40)
+    with pytest.raises(ModelError, match=r"`w35` the id 40, and \d+ others .* 0 to 39 only"):
+        prepare_study(with_model(config, folder), (str(folder),), None)
+
+
 def test_bert_uses_all_its_positions(
     config: StudyConfig, save_checkpoint: Callable[..., Path]
 ) -> None:
