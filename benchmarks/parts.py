@@ -34,7 +34,7 @@ from automl_ft.trial.prepare import PreparedStudy
 PARTS = ("full", "half", "head")
 STACKED = 8
 """Head-only trials in a group."""
-NEEDS = {"screening": "bf16"}
+NEEDS = {"screening": "bf16", "cuda_graphs": "packed"}
 """Techniques that do nothing by themselves, and what they add to."""
 
 
@@ -98,8 +98,11 @@ def open_benchmark_study(folder: Path, options: argparse.Namespace) -> PreparedS
     return open_here(setting_of(options, model, data), folder / "study")
 
 
-def variants() -> dict[str, Any]:
+def variants(device: str) -> dict[str, Any]:
     """Return which techniques are on, for every variant.
+
+    Args:
+        device: The kind of device; what does nothing there is left out.
 
     Returns:
         `Techniques` by name: `all`, `none`, and `without NAME` and `only NAME` for each switch, the
@@ -107,7 +110,8 @@ def variants() -> dict[str, Any]:
     """
     from automl_ft.trial.techniques import Techniques
 
-    names = [field.name for field in dataclasses.fields(Techniques)]
+    elsewhere = "cheap_dropout" if device == "cuda" else "cuda_graphs"
+    names = [f.name for f in dataclasses.fields(Techniques) if f.name != elsewhere]
     every = Techniques(**dict.fromkeys(names, True))
     none = Techniques(**dict.fromkeys(names, False))
     return {
@@ -138,6 +142,11 @@ class Bench:
         self._folder = folder
         self._epochs = epochs
         self._next_number = 0
+
+    @property
+    def device(self) -> str:
+        """The kind of device that trials run on."""
+        return self._study.device.type
 
     def time_trial(self, part: str, techniques: Any) -> float:
         """Run one configuration.
@@ -205,7 +214,7 @@ def measure(bench: Bench, parts: Sequence[str], repeats: int) -> dict[str, list[
         "heads one by one": functools.partial(bench.time_heads, is_stacked=False),
     }
     for part in parts:
-        for name, techniques in variants().items():
+        for name, techniques in variants(bench.device).items():
             jobs[f"{part} {name}"] = functools.partial(bench.time_trial, part, techniques)
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
     chance = random.Random(0)

@@ -78,6 +78,7 @@ def written_training(facts: StudyFacts) -> str:
     """
     ways = {
         model.checkpoint: f"{_PRECISIONS[facts.precision_of(model)]}; {_BATCHES[model.batching]}"
+        + ("; steps recorded as CUDA graphs" if model.cuda_graphs else "")
         for model in facts.checkpoints
     }
     if len(set(ways.values())) == 1:

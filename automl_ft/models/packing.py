@@ -25,6 +25,9 @@ _FEW_TOKENS, _ROUND_FEW_TO, _ROUND_MANY_TO = 512, 8, 32
 weighs more, and fewer shapes come up: multiples of 8 take 2 % less than multiples of 32 on 400."""
 _PAD_TO = 8
 """Where attention needs padded rows their length is rounded up, for aligned matmuls."""
+_TOKEN_SHAPES, _LENGTH_SHAPES = 8, 2
+"""Counts of tokens and lengths between a power of two and the next, where shapes are to be few: on
+average 6 % filler, and a fifth more places in attention."""
 _GROUP_COSTS = 4096
 """What one more group costs, in pairs of places that attention works on: its two dozen operators
 take 0.15 to 0.25 ms a block, in which time 2,000 to 6,000 pairs are worked off (MiniLM, one and two
@@ -103,6 +106,9 @@ class Packing:
     """For each token its place in the groups, shape (T,); 0 for filler."""
     num_real: int
     """Tokens without the filler, which comes last."""
+    is_filler: Tensor | None = None
+    """Which tokens are filler, shape (T,), bool, where shapes are few: no number of a batch is then
+    among what its kernels are launched with. None where `num_real` tells."""
 
     @property
     def num_rows(self) -> int:
@@ -131,7 +137,10 @@ class Packing:
             For each group (G, S, width); padding holds copies of some token.
         """
         places: Tensor = _Spread.apply(  # type: ignore[no-untyped-call]
-            tokens, self.places_from, self.packed_from, self.num_real
+            tokens,
+            self.places_from,
+            self.packed_from,
+            self.num_real if self.is_filler is None else self.is_filler,
         )
         parts = torch.split_with_sizes(places, [group.num_places for group in self.groups])
         return tuple(
@@ -158,18 +167,22 @@ class Packing:
         return found
 
 
-def pack(lengths: npt.NDArray[np.int64], device: torch.device) -> Packing:
+def pack(
+    lengths: npt.NDArray[np.int64], device: torch.device, *, in_few_shapes: bool = False
+) -> Packing:
     """Lay out rows of given lengths.
 
     Args:
         lengths: Tokens of each row, 1 or more, shape (B,).
         device: Where the indices go.
+        in_few_shapes: Whether tokens and places are filled up so far that most batches of as many
+            rows have one of a few shapes.
 
     Returns:
         The layout.
     """
     total = int(lengths.sum())
-    num_tokens = filled_up(total)
+    num_tokens = filled_up(total, in_few_shapes=in_few_shapes)
     starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
     positions = np.zeros(num_tokens, dtype=np.int64)
     positions[:total] = np.arange(total) - np.repeat(starts, lengths)
@@ -178,17 +191,26 @@ def pack(lengths: npt.NDArray[np.int64], device: torch.device) -> Packing:
         return to_device(torch.from_numpy(array), device)
 
     every = np.arange(len(lengths))
-    whole = _group(lengths, place)
-    padded_from = place(_tokens_of(starts, lengths, [every]))
     # On other devices the operators of one more group cost more than the places that it saves.
-    chosen = _similar(lengths) if device.type == "cpu" else [every]
+    is_split = device.type == "cpu" and not in_few_shapes
+    chosen = _similar(lengths) if is_split else [every]
+
+    def longest_of(rows: npt.NDArray[np.int64]) -> int:
+        return padded_length(int(lengths[rows].max()), in_few_shapes=in_few_shapes)
+
+    whole_length, longest = longest_of(every), [longest_of(rows) for rows in chosen]
+    whole = _group(lengths, whole_length, place)
+    padded_from = place(_tokens_of(starts, lengths, [every], [whole_length]))
     groups: tuple[RowGroup, ...] = (whole,)
     places_from = padded_from
     if len(chosen) > 1:
-        groups = tuple(_group(lengths[rows], place) for rows in chosen)
-        places_from = place(_tokens_of(starts, lengths, chosen))
+        groups = tuple(
+            _group(lengths[rows], length, place)
+            for rows, length in zip(chosen, longest, strict=True)
+        )
+        places_from = place(_tokens_of(starts, lengths, chosen, longest))
     packed_from = np.zeros(num_tokens, dtype=np.int64)
-    packed_from[:total] = _places_of(lengths, chosen, total)
+    packed_from[:total] = _places_of(lengths, chosen, longest, total)
     return Packing(
         whole=whole,
         num_tokens=num_tokens,
@@ -200,6 +222,7 @@ def pack(lengths: npt.NDArray[np.int64], device: torch.device) -> Packing:
         places_from=places_from,
         packed_from=place(packed_from),
         num_real=total,
+        is_filler=place(np.arange(num_tokens) >= total) if in_few_shapes else None,
     )
 
 
@@ -213,17 +236,22 @@ class _Spread(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, tokens: Tensor, places_from: Tensor, packed_from: Tensor, num_real: int
+        ctx: Any, tokens: Tensor, places_from: Tensor, packed_from: Tensor, filler: int | Tensor
     ) -> Tensor:
-        ctx.save_for_backward(packed_from)
-        ctx.num_real = num_real
+        """`filler`: which tokens are, shape (T,), or the first of them."""
+        is_filler = filler if isinstance(filler, Tensor) else None
+        ctx.save_for_backward(packed_from, is_filler)
+        ctx.first_filler = None if isinstance(filler, Tensor) else filler
         return tokens.index_select(0, places_from)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
-        (packed_from,) = ctx.saved_tensors
+        packed_from, is_filler = ctx.saved_tensors
         found = gradients[0].index_select(0, packed_from)
-        found[ctx.num_real :].zero_()
+        if is_filler is None:
+            found[ctx.first_filler :].zero_()
+        else:
+            found.masked_fill_(is_filler[:, None], 0)
         return found, None, None, None
 
 
@@ -259,33 +287,47 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device)
 
 
-def filled_up(num_tokens: int) -> int:
+def filled_up(num_tokens: int, *, in_few_shapes: bool = False) -> int:
     """Return how many tokens a packed batch has with its filler.
 
     Args:
         num_tokens: Real ones.
+        in_few_shapes: As in `pack`.
 
     Returns:
         As many or more.
     """
+    if in_few_shapes:
+        return _one_of_few(num_tokens, _TOKEN_SHAPES)
     multiple = _ROUND_FEW_TO if num_tokens <= _FEW_TOKENS else _ROUND_MANY_TO
     return math.ceil(num_tokens / multiple) * multiple
 
 
-def padded_length(length: int) -> int:
+def padded_length(length: int, *, in_few_shapes: bool = False) -> int:
     """Return to how many places attention pads rows.
 
     Args:
         length: Tokens of the longest of them.
+        in_few_shapes: As in `pack`.
 
     Returns:
         As many or more.
     """
+    if in_few_shapes:
+        return _one_of_few(length, _LENGTH_SHAPES)
     return math.ceil(length / _PAD_TO) * _PAD_TO
 
 
-def _group(lengths: npt.NDArray[np.int64], place: Callable[[npt.NDArray[Any]], Tensor]) -> RowGroup:
-    longest = padded_length(int(lengths.max()))
+def _one_of_few(number: int, parts: int) -> int:
+    """Round up to one of `parts` numbers between a power of two and the next, multiples of 8."""
+    octave = 1 << (int(max(1, number - 1)).bit_length() - 1)
+    step = max(_PAD_TO, octave // parts)
+    return math.ceil(number / step) * step
+
+
+def _group(
+    lengths: npt.NDArray[np.int64], longest: int, place: Callable[[npt.NDArray[Any]], Tensor]
+) -> RowGroup:
     valid = np.arange(longest)[None, :] < lengths[:, None]
     return RowGroup(num_rows=len(lengths), longest=longest, valid=place(valid), biases={})
 
@@ -294,26 +336,29 @@ def _tokens_of(
     starts: npt.NDArray[np.int64],
     lengths: npt.NDArray[np.int64],
     groups: Sequence[npt.NDArray[np.int64]],
+    longest: Sequence[int],
 ) -> npt.NDArray[np.int64]:
     """Return for each place of some groups its token; the last of the row where there is none."""
     found = []
-    for rows in groups:
-        places = np.arange(padded_length(int(lengths[rows].max())))
+    for rows, length in zip(groups, longest, strict=True):
+        places = np.arange(length)
         inside = np.minimum(places[None, :], lengths[rows][:, None] - 1)
         found.append((starts[rows][:, None] + inside).reshape(-1))
     return np.concatenate(found).astype(np.int64)
 
 
 def _places_of(
-    lengths: npt.NDArray[np.int64], groups: Sequence[npt.NDArray[np.int64]], total: int
+    lengths: npt.NDArray[np.int64],
+    groups: Sequence[npt.NDArray[np.int64]],
+    longest: Sequence[int],
+    total: int,
 ) -> npt.NDArray[np.int64]:
     """Return for each token its place in some groups, shape (total,)."""
     begins = np.empty(len(lengths), dtype=np.int64)
     begin = 0
-    for rows in groups:
-        longest = padded_length(int(lengths[rows].max()))
-        begins[rows] = begin + longest * np.arange(len(rows))
-        begin += longest * len(rows)
+    for rows, length in zip(groups, longest, strict=True):
+        begins[rows] = begin + length * np.arange(len(rows))
+        begin += length * len(rows)
     starts = np.cumsum(lengths) - lengths
     places: npt.NDArray[np.int64] = np.arange(total) + np.repeat(begins - starts, lengths)
     return places

@@ -199,7 +199,11 @@ def _all_checkpoints(old: StudyFacts, new: StudyFacts) -> tuple[CheckpointFacts,
     # What was measured when the study was made holds for all of its trials.
     before = {facts.checkpoint: facts for facts in old.checkpoints}
     known = tuple(
-        dataclasses.replace(facts, batching=before[facts.checkpoint].batching)
+        dataclasses.replace(
+            facts,
+            batching=before[facts.checkpoint].batching,
+            cuda_graphs=before[facts.checkpoint].cuda_graphs,
+        )
         if facts.checkpoint in before
         else facts
         for facts in new.checkpoints

@@ -70,6 +70,9 @@ class CheckpointFacts:
     """Whether the heads of several head-only trials can be trained together."""
     can_bf16: bool = True
     """Whether it computes in bf16; where not, its trials compute in fp32 instead."""
+    cuda_graphs: bool = False
+    """Whether recording its steps as CUDA graphs is faster: what `training.cuda_graphs: auto` came
+    to."""
     fallbacks: tuple[str, ...] = ()
     """Sentences on shortcuts of the training engine that this model does not allow."""
 

@@ -27,6 +27,7 @@ from automl_ft.trial.batching import BUCKETED, PACKED
 from automl_ft.trial.budget import memory_budget
 from automl_ft.trial.compute import ComputeModel, compute_model
 from automl_ft.trial.forward import Forward
+from automl_ft.trial.graphs import RecordedSteps, Recorder, recorder_for
 from automl_ft.trial.guard import MemoryGuard
 from automl_ft.trial.inputs import InputMaker
 from automl_ft.trial.loop import Job
@@ -83,6 +84,7 @@ class _Builder:
         self._recipe = Recipe.of(spec.hyperparameters)
         self._opened = study.checkpoint(self._recipe.model)
         self._precision = study.precision_of(self._opened) if techniques.bf16 else "fp32"
+        self._recorder: Recorder | None = None
         config = study.config
         sharing = num_sharing(config.device, study.device, config.workers)
         self._budget = memory_budget(
@@ -94,6 +96,7 @@ class _Builder:
         spec, study, recipe = self._spec, self._study, self._recipe
         training = study.config.training
         model = self._model()
+        self._recorder = self._make_recorder(model.assets.capabilities)
         optimizer = self._optimizer(model)
         compute = compute_model(model.loaded.model, model.plan, self._precision)
         batches = self._batches()
@@ -169,6 +172,16 @@ class _Builder:
         may_pack = self._techniques.packed and self._opened.facts.batching == PACKED
         return capabilities.packed if may_pack else None
 
+    def _make_recorder(self, capabilities: Capabilities) -> Recorder | None:
+        """Return what records steps, where that is wanted and can be had."""
+        setting = self._study.config.training.cuda_graphs
+        is_wanted = self._opened.facts.cuda_graphs if setting == "auto" else setting == "always"
+        # What mixup draws is no tensor.
+        can_have = self._packed(capabilities) is not None and self._recipe.mixup == 0
+        if not (is_wanted and can_have and self._techniques.cuda_graphs):
+            return None
+        return recorder_for(self._study.device)
+
     def _optimizer(self, model: _Model) -> torch.optim.AdamW:
         recipe, loaded = self._recipe, model.loaded
         return build_optimizer(
@@ -220,6 +233,7 @@ class _Builder:
             seed=self._spec.seed,
             stream=stream,
             precision=self._precision,
+            graphs=None if self._recorder is None else RecordedSteps(self._recorder, compute),
         )
 
     def _validation(self, model: _Model, compute: ComputeModel) -> Screening:
@@ -253,7 +267,13 @@ class _Builder:
                 parameters=parameters,
                 device=study.device,
                 max_length=facts.max_length,
-                key=(validation_key, compute.model.dtype, dropout, sizes),
+                key=(
+                    validation_key,
+                    compute.model.dtype,
+                    dropout,
+                    sizes,
+                    self._recorder is not None,
+                ),
                 validation_key=validation_key,
             ),
             Wishes(
@@ -290,6 +310,7 @@ class _Builder:
             is_packed=is_packed,
             vocabulary=None if model.cut is None else model.cut.vocabulary,
             device=self._study.device,
+            in_few_shapes=split == "train" and self._recorder is not None,
         )
         return Forward(
             view=view,

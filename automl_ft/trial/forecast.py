@@ -38,6 +38,8 @@ class BatchShape:
     """Tokens of each row."""
     is_packed: bool
     """Whether its rows are packed, rather than padded."""
+    in_few_shapes: bool = False
+    """Whether packed rows are filled up to one of a few shapes."""
 
     @property
     def features(self) -> tuple[float, ...]:
@@ -48,7 +50,9 @@ class BatchShape:
         rows, longest = len(self.lengths), max(self.lengths)
         if not self.is_packed:
             return (1.0, rows, rows * longest, rows * longest, rows * longest**2)
-        tokens, longest = filled_up(sum(self.lengths)), padded_length(longest)
+        is_few = self.in_few_shapes
+        tokens = filled_up(sum(self.lengths), in_few_shapes=is_few)
+        longest = padded_length(longest, in_few_shapes=is_few)
         return (1.0, rows, tokens, rows * longest, rows * longest**2)
 
 
@@ -103,7 +107,11 @@ class MemoryForecast:
 
 
 def profile_of(
-    record: Callable[[BatchShape], Sequence[int]], max_length: int, *, is_packed: bool
+    record: Callable[[BatchShape], Sequence[int]],
+    max_length: int,
+    *,
+    is_packed: bool,
+    in_few_shapes: bool = False,
 ) -> MemoryProfile:
     """Learn from tiny batches how a computation's live bytes follow from the size of its batch.
 
@@ -111,12 +119,15 @@ def profile_of(
         record: Runs a batch of a size and returns the live bytes after each operation.
         max_length: The longest row that the model takes.
         is_packed: Whether its batches are packed.
+        in_few_shapes: Whether they are filled up to one of a few shapes.
 
     Returns:
         The profile.
     """
-    batches = _tiny_batches(max_length, is_packed=is_packed)
-    shapes = [BatchShape(lengths=lengths, is_packed=is_packed) for lengths in batches]
+    shapes = [
+        BatchShape(lengths=lengths, is_packed=is_packed, in_few_shapes=in_few_shapes)
+        for lengths in _tiny_batches(max_length, is_packed=is_packed)
+    ]
     found = [record(shape) for shape in shapes]
     if len({len(live) for live in found}) > 1:
         # Another path for another size: peaks alone are compared, whatever operation they fell on.

@@ -21,14 +21,26 @@ from automl_ft.models.freezing import FreezingPlan
 from automl_ft.models.packed_model import PackedModel
 from automl_ft.models.padded_model import PaddedModel
 from automl_ft.trial.activations import Activations, ActivationSource
-from automl_ft.trial.inputs import InputMaker
+from automl_ft.trial.inputs import InputMaker, Inputs
 from automl_ft.trial.precision import training_products
 
-__all__ = ["Forward"]
+__all__ = ["Forward", "ModelInputs"]
 
 _WORTH_STORING = 0.1
 """Passes over the rows from which on an array is stored that a pass comes by: storing takes about
 as long as computing a tenth of one block."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ModelInputs:
+    """All that the scores of some rows depend on, besides the model."""
+
+    inputs: Inputs | None
+    """Their tokens; None where `hidden` stands for all blocks."""
+    hidden: Tensor | None
+    """Stored activations of the lowest blocks; None where all is computed."""
+    num_blocks: int
+    """How many blocks `hidden` stands for."""
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -131,33 +143,48 @@ class Forward:
             return True
         return sum(number * share for number, share in passes.items()) >= deepest
 
-    @contextmanager
-    def scores(
+    def model_inputs(
         self, rows: npt.NDArray[np.int64], augmentation: Augmentation | None, key: tuple[int, int]
-    ) -> Iterator[Tensor]:
-        """Compute the scores of some rows; the backward pass belongs inside the block.
+    ) -> ModelInputs:
+        """Make what the model is called with for some rows.
 
         Args:
             rows: Row numbers, shape (B,).
             augmentation: What is done to them; None for nothing.
             key: Seed and epoch, for the augmentation.
 
-        Yields:
-            Scores, shape (B, num_labels).
+        Returns:
+            Its inputs, on the device.
         """
         if self.activations is not None and not self.activations.is_whole():
             self.activations = None
         stored = self.activations
         if stored is not None and stored.is_pooled:
-            yield self.view.scores_of_pooled(stored.pooled(rows))  # tokens are not even looked up
-            return
+            # Tokens are not even looked up.
+            return ModelInputs(
+                inputs=None, hidden=stored.pooled(rows), num_blocks=stored.num_blocks
+            )
         augment = None
         if augmentation is not None:
             augment = augmenter(augmentation, seed=key[0], epoch=key[1])
         inputs = self.maker.make(rows, augment)
-        hidden = None if stored is None else stored.take(rows, inputs)
-        num_blocks = 0 if stored is None else stored.num_blocks
-        with self.view.scores(inputs, hidden, num_blocks) as scores:  # type: ignore[arg-type]
+        return ModelInputs(
+            inputs=inputs,
+            hidden=None if stored is None else stored.take(rows, inputs),
+            num_blocks=0 if stored is None else stored.num_blocks,
+        )
+
+    @contextmanager
+    def scores(self, made: ModelInputs) -> Iterator[Tensor]:
+        """Compute scores; the backward pass belongs inside the block.
+
+        Args:
+            made: What `model_inputs` made of B rows.
+
+        Yields:
+            Scores, shape (B, num_labels).
+        """
+        with self.view.scores(made.inputs, made.hidden, made.num_blocks) as scores:  # type: ignore[arg-type]
             yield scores
 
     def all_scores(self, batch_size: int) -> npt.NDArray[np.float32]:
@@ -185,7 +212,7 @@ class Forward:
         order, parts = [], []
         with training_products(self.precision, self.maker.device):
             for places in eval_batches(self.maker.split.lengths[rows], batch_size):
-                with self.scores(rows[places], None, (0, 0)) as scores:
+                with self.scores(self.model_inputs(rows[places], None, (0, 0))) as scores:
                     parts.append(scores.float())  # fetched together: a GPU would be waited for
                 order.append(places)
         if not parts:

@@ -156,6 +156,7 @@ class MemoryGuard:
         Args:
             num_rows: Rows of the batch.
         """
+        self.stepper.release()
         size = min(self.record.micro_batch_size, num_rows)
         if size > 1:
             self._note(micro_batch_size=halved(size))

@@ -40,6 +40,8 @@ class InputMaker:
     """The tokens in use, where the model's embedding is cut; with packed rows only."""
     device: torch.device
     """Where inputs go."""
+    in_few_shapes: bool = False
+    """Whether packed rows are filled up to one of a few shapes."""
 
     def make(self, rows: npt.NDArray[np.int64], augment: Augment | None = None) -> Inputs:
         """Make the inputs of some rows.
@@ -85,7 +87,7 @@ class InputMaker:
 
     def _pack(self, ids: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> Packing:
         """Lay out rows."""
-        packing = pack(lengths, self.device)
+        packing = pack(lengths, self.device, in_few_shapes=self.in_few_shapes)
         ends = np.cumsum(lengths)
         # Decoders read a row's last token that is no padding, and know it by its id: where the end
         # of a sequence serves as padding, they read what comes before it.

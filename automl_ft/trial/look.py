@@ -19,9 +19,11 @@ from automl_ft.models.load import LoadedModel
 from automl_ft.models.vocabulary import vocabulary_notes
 from automl_ft.trial.batching import BUCKETED, PACKED, choose_batching
 from automl_ft.trial.compute import runs_in_bf16
+from automl_ft.trial.graph_look import GraphLook, look_at_graphs
+from automl_ft.trial.graphs import recorder_for
 from automl_ft.trial.memory import is_out_of_memory
 from automl_ft.trial.precision import pick_device, resolve_precision
-from automl_ft.trial.stopwatch import make_stopwatch
+from automl_ft.trial.stopwatch import Stopwatch, make_stopwatch
 
 __all__ = ["LookedAt", "ModelLook", "look_at_model"]
 
@@ -52,6 +54,8 @@ class ModelLook:
     """Whether heads can be trained together."""
     can_bf16: bool
     """Whether the model computes in bf16; True where nobody asked."""
+    cuda_graphs: bool
+    """Whether recorded steps are faster; False where nobody asked."""
     fallbacks: tuple[str, ...]
     """A sentence for each shortcut that is not taken."""
 
@@ -83,14 +87,19 @@ def look_at_model(config: StudyConfig, looked_at: LookedAt) -> ModelLook:
         batching = config.training.batching
         if batching == "auto":
             batching = _fastest_batching(looked_at, capabilities, precision)
+    graphs = GraphLook(pays=False, problem="")
+    if batching == PACKED and config.training.cuda_graphs == "auto":
+        graphs = _look_at_graphs(looked_at, capabilities, precision)
     loaded.model.zero_grad(set_to_none=True)
     return ModelLook(
         batching=batching,
         can_stack=capabilities.can_stack,
         can_bf16=can_bf16,
+        cuda_graphs=graphs.pays,
         fallbacks=(
             *_fallbacks(looked_at, capabilities, batching),
             *_dropped_wishes(config.training, loaded.model, batching, can_bf16=can_bf16),
+            *_graph_notes(loaded.model, graphs),
         ),
     )
 
@@ -98,19 +107,37 @@ def look_at_model(config: StudyConfig, looked_at: LookedAt) -> ModelLook:
 def _fastest_batching(looked_at: LookedAt, capabilities: Capabilities, precision: str) -> str:
     """Time both layouts; where memory does not suffice for that, take packed rows."""
     try:
-        return choose_batching(
-            make_stopwatch(
-                looked_at.loaded,
-                capabilities,
-                looked_at.splits["train"],
-                looked_at.padding,
-                precision,
-            )
-        )
+        return choose_batching(_stopwatch(looked_at, capabilities, precision))
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         return PACKED  # a trial may find what fits
+
+
+def _stopwatch(looked_at: LookedAt, capabilities: Capabilities, precision: str) -> Stopwatch:
+    return make_stopwatch(
+        looked_at.loaded, capabilities, looked_at.splits["train"], looked_at.padding, precision
+    )
+
+
+def _look_at_graphs(looked_at: LookedAt, capabilities: Capabilities, precision: str) -> GraphLook:
+    """Try to record steps, where the device allows it and memory suffices."""
+    recorder = recorder_for(looked_at.loaded.model.device)
+    if recorder is None:
+        return GraphLook(pays=False, problem="")
+    try:
+        return look_at_graphs(_stopwatch(looked_at, capabilities, precision), recorder)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return GraphLook(pays=False, problem="memory ran out")
+
+
+def _graph_notes(model: PreTrainedModel, graphs: GraphLook) -> list[str]:
+    if not graphs.problem:
+        return []
+    name = type(model).__name__
+    return [f"Steps of `{name}` are not recorded as CUDA graphs: {graphs.problem}."]
 
 
 def _dropped_wishes(
@@ -120,6 +147,11 @@ def _dropped_wishes(
     name, notes = type(model).__name__, []
     if training.batching == PACKED and batching != PACKED:
         notes.append(f"`training.batching: packed` cannot be had with `{name}`.")
+    if training.cuda_graphs == "always":
+        where = f"on `{model.device.type}`" if model.device.type != "cuda" else ""
+        where = where or (f"with batches of `{name}`" if batching != PACKED else "")
+        if where:
+            notes.append(f"`training.cuda_graphs: always` cannot be had {where}.")
     if not can_bf16:
         asked = ", though `training.precision` says so" if training.precision == "bf16" else ""
         notes.append(f"`{name}` does not compute in bf16{asked}: its trials compute in fp32.")

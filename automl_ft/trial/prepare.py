@@ -358,6 +358,7 @@ def _open_fresh(
         batching=look.batching,
         can_stack=look.can_stack,
         can_bf16=look.can_bf16,
+        cuda_graphs=look.cuda_graphs,
         fallbacks=look.fallbacks,
     )
     return OpenCheckpoint(

@@ -252,19 +252,27 @@ class _Sizing:
         training = self._profile(is_checkpointing=record.is_checkpointing)
         rows = min(record.micro_batch_size, self._wishes.batch_size)
         evaluated = self._validation_profile()
+        # Graphs work in memory of their own, beside that of shapes that are not recorded.
+        is_recorded = self._parts.stepper.graphs is not None and not record.is_checkpointing
         return MemoryForecast(
             base_mib=self._budget.base_mib,
             weights_mib=self._weights_mib,
             optimizer_mib=self._optimizer_mib,
-            training_mib=record.correction * training.peak_mib(self._shape(0, rows)),
+            training_mib=record.correction
+            * (2 if is_recorded else 1)
+            * training.peak_mib(self._shape(0, rows)),
             validation_mib=record.correction
             * evaluated.peak_mib(self._shape(1, record.eval_batch_size)),
         )
 
     def _shape(self, split: int, num_rows: int) -> BatchShape:
         """Return the largest batch that training (0) or validation (1) can meet."""
-        is_packed = self._parts.validation.maker.is_packed
-        return BatchShape(lengths=self._longest[split][:num_rows], is_packed=is_packed)
+        maker = (self._parts.stepper.forward, self._parts.validation)[split].maker
+        return BatchShape(
+            lengths=self._longest[split][:num_rows],
+            is_packed=maker.is_packed,
+            in_few_shapes=maker.in_few_shapes,
+        )
 
     def _profile(self, *, is_checkpointing: bool) -> MemoryProfile:
         key = (self._parts.key, is_checkpointing)
@@ -272,7 +280,7 @@ class _Sizing:
         if key not in profiles:
             with _borrowed(self._parts):
                 if is_checkpointing:
-                    self._checkpoint()
+                    self._enable_checkpointing()
                 profiles[key] = self._measure(self._parts.stepper.forward, self._train)
                 if is_checkpointing:
                     disable_checkpointing(self._parts.compute.model, self._parts.plan.layer_map)
@@ -297,11 +305,21 @@ class _Sizing:
             drop_gradients(self._parts.compute)
             return live
 
-        return profile_of(record, self._parts.max_length, is_packed=forward.maker.is_packed)
+        maker = forward.maker
+        return profile_of(
+            record,
+            self._parts.max_length,
+            is_packed=maker.is_packed,
+            in_few_shapes=maker.in_few_shapes,
+        )
 
     def _train(self, forward: Forward, num_rows: int) -> None:
         stepper = dataclasses.replace(
-            self._parts.stepper, forward=forward, augmentation=None, micro_batch_size=num_rows
+            self._parts.stepper,
+            forward=forward,
+            augmentation=None,
+            micro_batch_size=num_rows,
+            graphs=None,
         )
         stepper.backward(np.arange(num_rows), 0, 0)
 
@@ -309,6 +327,12 @@ class _Sizing:
         forward.all_scores(num_rows)
 
     def _checkpoint(self) -> None:
+        # Computing a block again takes back the state of the generator, which cannot be recorded.
+        self._parts.stepper.release()
+        self._parts.stepper.graphs = None
+        self._enable_checkpointing()
+
+    def _enable_checkpointing(self) -> None:
         parts = self._parts
         enable_checkpointing(parts.compute.model, parts.plan.layer_map, parts.stepper.stream)
 

@@ -8,6 +8,7 @@ micro-batch.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -21,6 +22,7 @@ from automl_ft.models.packing import to_device
 from automl_ft.tasks.base import Loss
 from automl_ft.trial.compute import ComputeModel
 from automl_ft.trial.forward import Forward
+from automl_ft.trial.graphs import MicroBatch, RecordedSteps
 from automl_ft.trial.precision import training_products
 
 __all__ = ["StepRunner", "Stepper"]
@@ -47,6 +49,10 @@ class Stepper(Protocol):
         """
         ...
 
+    def release(self) -> None:
+        """Give back memory that only makes steps faster."""
+        ...
+
 
 @dataclass(kw_only=True, slots=True, eq=False)
 class StepRunner:
@@ -70,6 +76,9 @@ class StepRunner:
     """Dropout masks; None where torch's own generator draws them."""
     precision: str = "fp32"
     """In which it computes."""
+    graphs: RecordedSteps | None = None
+    """Records micro-batches, without mixup, and launches them whole; None where kernels are
+    launched one by one."""
 
     def backward(self, rows: npt.NDArray[np.int64], epoch: int, step: int) -> Tensor:
         """Accumulate the gradients of a batch in the fp32 parameters.
@@ -92,16 +101,38 @@ class StepRunner:
         total: Tensor | None = None
         for start in range(0, len(rows), self.micro_batch_size):
             micro = rows[start : start + self.micro_batch_size]
-            targets = self.forward.maker.labels(micro)
-            scores = self.forward.scores(micro, self.augmentation, (self.seed, epoch))
-            products = training_products(self.precision, targets.device)
-            with products, scores as logits:
-                loss = self._loss(logits, targets, generator) / weight
-                loss.backward()  # type: ignore[no-untyped-call]
-            self.compute.collect()
-            total = loss.detach() if total is None else total + loss.detach()
+            batch = self._micro_batch(micro, epoch, weight)
+            train = partial(self._train, generator=generator)
+            if self.graphs is None:
+                loss = train(batch)
+            else:
+                loss = self.graphs.run(batch, train, self.forward.stage)
+            total = loss if total is None else total + loss
         assert total is not None
         return total
+
+    def release(self) -> None:
+        """Give back memory that only makes steps faster."""
+        if self.graphs is not None:
+            self.graphs.release()
+
+    def _micro_batch(self, rows: npt.NDArray[np.int64], epoch: int, weight: float) -> MicroBatch:
+        device = self.forward.maker.device
+        is_number = self.graphs is None
+        return MicroBatch(
+            model=self.forward.model_inputs(rows, self.augmentation, (self.seed, epoch)),
+            targets=self.forward.maker.labels(rows),
+            weight=weight if is_number else to_device(torch.tensor(weight), device),
+        )
+
+    def _train(self, batch: MicroBatch, generator: np.random.Generator) -> Tensor:
+        """Run forward and backward of a micro-batch, and collect its gradients."""
+        products = training_products(self.precision, batch.targets.device)
+        with products, self.forward.scores(batch.model) as logits:
+            loss = self._loss(logits, batch.targets, generator) / batch.weight
+            loss.backward()  # type: ignore[no-untyped-call]
+        self.compute.collect()
+        return loss.detach()
 
     def _loss(self, logits: Tensor, targets: Tensor, generator: np.random.Generator) -> Tensor:
         """Return the summed loss, mixed if the recipe says so.

@@ -71,7 +71,7 @@ class Stopwatch:
         rows = self.rows
         if batching == BUCKETED:
             rows = rows[np.argsort(self.split.lengths[rows], kind="stable")]
-        view, maker = self._view(batching), self._maker(batching)
+        view, maker = self.view(batching), self.maker(batching)
 
         def run() -> None:
             for batch in np.array_split(rows, min(_NUM_BATCHES, len(rows))):
@@ -79,23 +79,49 @@ class Stopwatch:
                 with products, view.scores(maker.make(batch)) as scores:  # type: ignore[arg-type]
                     scores.float().square().mean().backward()  # type: ignore[no-untyped-call]
 
-        return self._seconds(run)
+        return self.seconds(run)
 
-    def _view(self, batching: str) -> PackedModel | PaddedModel:
+    def view(self, batching: str) -> PackedModel | PaddedModel:
+        """Return the model as it is run on a layout.
+
+        Args:
+            batching: `packed` or `bucketed`.
+
+        Returns:
+            A view of the model that computes.
+        """
         if batching == PACKED:
             return self.capabilities.packed_model(self.compute.model, self.loaded.layer_map)
         return self.capabilities.padded_model(self.compute.model, self.loaded.layer_map)
 
-    def _maker(self, batching: str) -> InputMaker:
+    def maker(self, batching: str, *, in_few_shapes: bool = False) -> InputMaker:
+        """Return what makes inputs of the rows.
+
+        Args:
+            batching: `packed` or `bucketed`.
+            in_few_shapes: Whether packed rows are filled up to one of a few shapes.
+
+        Returns:
+            The maker.
+        """
         return InputMaker(
             split=self.split,
             padding=self.padding,
             is_packed=batching == PACKED,
             vocabulary=None,
             device=self.device,
+            in_few_shapes=in_few_shapes,
         )
 
-    def _seconds(self, run: Callable[[], object]) -> float:
+    def seconds(self, run: Callable[[], object]) -> float:
+        """Time something on the device.
+
+        Args:
+            run: Called once.
+
+        Returns:
+            Seconds until the device was done.
+        """
         self._wait()
         began = time.perf_counter()
         run()

@@ -27,6 +27,8 @@ class Techniques:
     """Embedding rows and their optimiser state only for tokens in use."""
     cheap_dropout: bool = True
     """Dropout masks from a fast generator, on a CPU."""
+    cuda_graphs: bool = True
+    """Steps that are recorded and launched whole, on a GPU where the study says so."""
 
 
 ALL = Techniques()
@@ -40,5 +42,6 @@ NONE = Techniques(
     last_block=False,
     compact_vocabulary=False,
     cheap_dropout=False,
+    cuda_graphs=False,
 )
 """The plain reference: padded, fp32, no cache, no shortcut."""

@@ -106,15 +106,16 @@ def test_against_trainer_gives_ratios_scores_and_memory_of_both_sides(printed):
     assert all(trial["peak_memory_mib"] > 0 for trial in result["memory"])
 
 
-def test_parts_turns_every_technique_off_and_on_alone(printed):
+def test_parts_turns_every_technique_of_a_cpu_off_and_on_alone(printed):
     from dataclasses import fields
 
     from automl_ft.trial.techniques import Techniques
 
     ratios = json.loads(printed["run"]["parts"].splitlines()[-1])["ratios"]
     wanted = {"stacked", "half: all"}
-    for field in fields(Techniques):
-        wanted |= {f"half: {field.name}", f"half: {field.name} alone"}
+    names = {field.name for field in fields(Techniques)} - {"cuda_graphs"}  # nothing on a CPU
+    for name in names:
+        wanted |= {f"half: {name}", f"half: {name} alone"}
     assert set(ratios) == wanted
 
 

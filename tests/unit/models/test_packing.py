@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from automl_ft.models import packing
-from automl_ft.models.packing import Packing, pack
+from automl_ft.models.packing import Packing, filled_up, pack, padded_length
 
 CPU = torch.device("cpu")
 MANY = [5, 60, 61, 4, 7, 200, 6, 64, 3, 59, 201, 8]
@@ -114,3 +114,51 @@ def test_gradients_are_those_of_adding_up_what_padding_gets_none_of(lengths: lis
     gathered.backward(weights)
     expected = torch.zeros_like(places).index_add_(0, packing.packed_from, weights)
     torch.testing.assert_close(places.grad, expected, rtol=0, atol=0)
+
+
+FEW = [[5, 1, 3], [40, 2, 39, 3, 2, 41, 1, 2] * 8, [32], [8, 8, 8]]
+
+
+@pytest.mark.parametrize("lengths", FEW)
+def test_few_shapes_hold_the_same_rows_with_more_filler(lengths: list[int]) -> None:
+    found, usual = pack(np.array(lengths), CPU, in_few_shapes=True), pack(np.array(lengths), CPU)
+    total = sum(lengths)
+    assert found.is_filler.tolist() == [False] * total + [True] * (found.num_tokens - total)
+    assert found.groups == (found.whole,)
+    assert found.positions[:total].tolist() == usual.positions[:total].tolist()
+    assert found.starts.tolist() == usual.starts.tolist()
+    assert found.whole.longest >= usual.whole.longest
+    torch.manual_seed(0)
+    tokens = torch.randn(found.num_tokens, 3, requires_grad=True)
+    (spread,) = found.spread(tokens)
+    assert torch.equal(spread[found.whole.valid], tokens[:total])
+    assert torch.equal(found.gather([spread])[:total], tokens[:total])
+    weights = torch.randn_like(spread) * found.whole.valid[:, :, None]
+    spread.backward(weights)
+    expected = torch.zeros_like(tokens)
+    expected[:total] = weights[found.whole.valid]
+    assert torch.equal(tokens.grad, expected)
+
+
+def test_most_batches_have_one_of_few_shapes() -> None:
+    generator = np.random.default_rng(0)
+    batches = [generator.integers(4, 48, size=16) for _ in range(300)]
+    few, usual = (
+        {
+            (found.num_tokens, found.whole.longest)
+            for found in (pack(b, torch.device("meta"), in_few_shapes=is_few) for b in batches)
+        }
+        for is_few in (True, False)
+    )
+    assert len(few) <= 10 < 20 < len(usual)
+
+
+@pytest.mark.parametrize("number", [1, 8, 9, 64, 65, 500, 512, 513, 4000])
+def test_few_shapes_cost_an_eighth_of_the_tokens_and_half_of_the_length_at_most(
+    number: int,
+) -> None:
+    tokens = filled_up(number, in_few_shapes=True)
+    length = padded_length(number, in_few_shapes=True)
+    assert number <= tokens < max(number + 8, 1.125 * number + 1)
+    assert number <= length < max(number + 8, 1.5 * number)
+    assert tokens % 8 == length % 8 == 0

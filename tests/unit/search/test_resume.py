@@ -23,7 +23,7 @@ FREE = {
     "data.path", "data.config", "data.revision", "data.format", "data.encoding", "data.train",
     "budget.trials", "budget.timeout_seconds", "budget.patience", "budget.min_improvement",
     "training.eval_batch_size", "training.keep_checkpoints", "training.threads",
-    "training.activation_cache_gib",
+    "training.activation_cache_gib", "training.cuda_graphs",
 }  # fmt: skip
 """Settings that may change: a changed source of data shows in its fingerprint."""
 OTHER = {

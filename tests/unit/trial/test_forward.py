@@ -159,7 +159,8 @@ def test_augmentation_is_that_of_seed_and_epoch(study: PreparedStudy, make_spec:
     )
 
     def scores(seed: int, epoch: int) -> np.ndarray:
-        with forward.scores(np.arange(6), augmentation, (seed, epoch)) as found:
+        inputs = forward.model_inputs(np.arange(6), augmentation, (seed, epoch))
+        with forward.scores(inputs) as found:
             return found.detach().numpy()
 
     first = scores(1, 0)

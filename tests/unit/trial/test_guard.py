@@ -17,7 +17,7 @@ from automl_ft.specs.decision import Decision
 from automl_ft.specs.failure import FailureKind
 from automl_ft.specs.trial import Outcome, TrialMemory
 from automl_ft.trial.build import build_job
-from automl_ft.trial.forward import Forward
+from automl_ft.trial.forward import Forward, ModelInputs
 from automl_ft.trial.guard import TornStepError, halved
 from automl_ft.trial.loop import Job, train_step
 from automl_ft.trial.prepare import PreparedStudy
@@ -35,19 +35,23 @@ class Device:
         self.most = 10**9
         self.needs_checkpointing = False
         self.tried: list[int] = []
-        own = Forward.scores
+        own, make = Forward.scores, Forward.model_inputs
+
+        def model_inputs(forward: Forward, rows: Any, augmentation: Any, key: Any) -> ModelInputs:
+            self.tried.append(len(rows))
+            return make(forward, rows, augmentation, key)
 
         @contextmanager
-        def scores(forward: Forward, rows: Any, augmentation: Any, key: Any) -> Any:
-            self.tried.append(len(rows))
-            with own(forward, rows, augmentation, key) as found:
+        def scores(forward: Forward, made: ModelInputs) -> Any:
+            with own(forward, made) as found:
                 # Late, so that there is something to be dropped and masks were drawn.
-                if len(rows) > self.most or (
+                if self.tried[-1] > self.most or (
                     self.needs_checkpointing and not _is_checkpointed(forward)
                 ):
                     raise torch.OutOfMemoryError("CUDA out of memory.")
                 yield found
 
+        monkeypatch.setattr(Forward, "model_inputs", model_inputs)
         monkeypatch.setattr(Forward, "scores", scores)
 
 

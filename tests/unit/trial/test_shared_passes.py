@@ -169,12 +169,12 @@ def test_where_filling_does_not_pay_a_lower_boundary_stands_in(
     job = build_job(make_spec(dropout=0.0, **bottom(3)), study)
     job.compute.enter(job.plan, 0)
     forward, rows = job.stepper.forward, np.arange(8)
-    with forward.scores(rows, None, (0, 0)) as plain:
+    with forward.scores(forward.model_inputs(rows, None, (0, 0))) as plain:
         expected = plain.detach().clone()
     forward.enter(job.plan, 0, num_passes=0.5)
     assert forward.activations is not None
     assert forward.activations.num_blocks == 1
-    with forward.scores(rows, None, (0, 0)) as scores:
+    with forward.scores(forward.model_inputs(rows, None, (0, 0))) as scores:
         torch.testing.assert_close(scores.detach(), expected, atol=1e-5, rtol=1e-5)
     assert study.cache.counts.num_misses == 0
 

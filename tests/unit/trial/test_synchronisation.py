@@ -16,6 +16,7 @@ import torch
 
 from automl_ft.models.packed import use_packed_attention
 from automl_ft.trial.build import build_job
+from automl_ft.trial.graphs import CudaRecorder, RecordedSteps
 from automl_ft.trial.loop import Job, enter_stage
 from automl_ft.trial.optimizer import clipped_gradients
 from automl_ft.trial.prefix_cache import PrefixCache
@@ -60,7 +61,7 @@ def cached(study_with: Any, tmp_path: Path) -> Any:
     return make
 
 
-@pytest.mark.parametrize("batching", ["packed", "bucketed"])
+@pytest.mark.parametrize("batching", ["packed", "recorded", "bucketed"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(
     "recipe",
@@ -75,9 +76,13 @@ def cached(study_with: Any, tmp_path: Path) -> Any:
 def test_a_step_needs_no_value_from_the_device(
     cached: Any, make_spec: Any, precision: str, batching: str, recipe: dict[str, Any]
 ) -> None:
-    techniques = dataclasses.replace(ALL, packed=batching == "packed", cheap_dropout=False)
+    techniques = dataclasses.replace(ALL, packed=batching != "bucketed", cheap_dropout=False)
     job = build_job(make_spec(**recipe), cached(precision=precision), techniques)
     stepper = moved(job)
+    if batching == "recorded":
+        forward = stepper.forward
+        forward.maker = dataclasses.replace(forward.maker, in_few_shapes=True)
+        stepper.graphs = RecordedSteps(CudaRecorder(), stepper.compute)
     loss = stepper.backward(ROWS, 0, 0)
     assert loss.device == META
     trained = [p for p in job.model.parameters() if p.grad is not None]
