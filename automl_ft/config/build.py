@@ -50,7 +50,7 @@ def build(kind: type, plain: Any, where: str, problems: list[Problem]) -> Any:
             problems.append(Problem(place=_join(where, key), message=f"unknown key. {hint}"))
             continue
         before = len(problems)
-        values[key] = _field(hints[key], value, _join(where, key), problems)
+        values[key] = _field(kind, key, hints[key], value, _join(where, key), problems)
         if len(problems) > before:
             broken.add(key)
     for name in sorted(_required(kind) - values.keys()):
@@ -97,15 +97,31 @@ def _is_config(hint: Any) -> bool:
     return dataclasses.is_dataclass(hint) and isinstance(hint, type)
 
 
-def _field(hint: Any, value: Any, place: str, problems: list[Problem]) -> Any:
+def _field(  # noqa: PLR0913 - a field, its value and where problems go
+    kind: type, name: str, hint: Any, value: Any, place: str, problems: list[Problem]
+) -> Any:
     if _is_config(hint):
         return build(hint, value, place, problems)
     try:
         return _fit(hint, value)
     except _MisfitError:
-        message = f"`{_shown(value)}` is not accepted; accepted is {_describe(hint)}."
+        accepted = _describe(hint)
+        message = f"`{_shown(value)}` is not accepted; accepted is {accepted}."
+        if accepted == _NAMES[str]:
+            message = _own_words(kind, name, value) or message
         problems.append(Problem(place=place, message=message))
         return None
+
+
+def _own_words(kind: type, name: str, value: Any) -> str | None:
+    """Return what the config itself says of a value that is no text: it may know choices."""
+    try:
+        kind(**{name: value})
+    except FieldError as error:
+        return error.message if error.name == name else None
+    except (TypeError, ValueError, AttributeError):
+        pass  # it asks for more than one field, or takes the value for text
+    return None
 
 
 def _fit(hint: Any, value: Any) -> Any:

@@ -10,6 +10,7 @@ import pytest
 
 from automl_ft.config.build import build
 from automl_ft.config.checks import FieldError, at_least
+from automl_ft.config.study import TrainingConfig
 from automl_ft.errors import Problem
 
 
@@ -108,6 +109,15 @@ def test_a_misfit_is_told_with_what_is_accepted(key: str, value: Any, message: s
     found, problems = built({"name": "a", "inner": {}, key: value})
     assert found is None
     assert problems == {f"f.yaml: {key}": message}
+
+
+@pytest.mark.parametrize("value", [3, True, {"a": 1}])
+def test_where_there_are_choices_a_value_that_is_no_text_is_told_them(value: Any) -> None:
+    problems: list[Problem] = []
+    build(TrainingConfig, {"batching": value}, "f.yaml: training", problems)
+    (problem,) = problems
+    assert problem.place == "f.yaml: training.batching"
+    assert problem.message.endswith("is not accepted; accepted: auto, packed, bucketed.")
 
 
 def test_nested_places_are_dotted() -> None:
