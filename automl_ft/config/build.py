@@ -97,7 +97,7 @@ def _is_config(hint: Any) -> bool:
     return dataclasses.is_dataclass(hint) and isinstance(hint, type)
 
 
-def _field(  # noqa: PLR0913 - a field, its value and where problems go
+def _field(
     kind: type, name: str, hint: Any, value: Any, place: str, problems: list[Problem]
 ) -> Any:
     if _is_config(hint):

@@ -13,6 +13,7 @@ import dataclasses
 import logging
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -86,14 +87,30 @@ class CudaRecorder:
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
-        stream = torch.cuda.current_stream()
+        stream, numbers = torch.cuda.current_stream(), torch.cuda.get_rng_state()
         try:
             with torch.cuda.graph(graph, pool=self._pool):
                 work()
-        finally:
-            # torch stays in the stream of the recording where it fails to end it.
-            torch.cuda.set_stream(stream)
+        except BaseException:
+            self._leave(stream, numbers)
+            raise
         return graph.replay
+
+    def _leave(self, stream: torch.cuda.Stream, numbers: Tensor) -> None:
+        """Do what torch leaves undone where it fails to end a recording.
+
+        Then it stays in the recording's stream, takes memory from the pool for it, and has a
+        generator that refuses to draw outside of recordings (pytorch/pytorch#171263); another one
+        with the same numbers takes its place.
+        """
+        torch.cuda.set_stream(stream)
+        index = torch.cuda.current_device()
+        with suppress(RuntimeError, AttributeError):  # it was ended after all; no public way
+            torch._C._cuda_endAllocateToPool(index, self._pool)
+        self._pool = None
+        fresh = torch.Generator(device=f"cuda:{index}")
+        fresh.set_state(numbers)
+        torch.cuda.default_generators[index].graphsafe_set_state(fresh)
 
     def release(self) -> None:
         """Take other memory for the next recordings: this pool goes with the last of its graphs."""

@@ -72,9 +72,16 @@ def test_a_look_finds_no_problem(config: StudyConfig) -> None:
     assert not any("CUDA graphs" in note for note in study.checkpoint(None).facts.fallbacks)
 
 
-def test_a_recording_that_fails_leaves_the_stream_as_it_was() -> None:
-    stream, values = torch.cuda.current_stream(), torch.zeros(2, device="cuda")
+def test_a_recording_that_fails_leaves_stream_and_numbers_as_they_were() -> None:
+    stream, values = torch.cuda.current_stream(), torch.ones(1000, device="cuda")
+    numbers, dropout = torch.cuda.get_rng_state(), torch.nn.functional.dropout
+    wanted = dropout(values)
+    torch.cuda.set_rng_state(numbers)
     with pytest.raises(RuntimeError):
-        CudaRecorder().record(lambda: print(values.sum().item()))
+        CudaRecorder().record(lambda: print(dropout(values).sum().item()))
     assert torch.cuda.current_stream() == stream
-    assert (values + 1).sum().item() == 2
+    assert torch.equal(dropout(values), wanted)
+    recorder = CudaRecorder()
+    replay = recorder.record(lambda: values.add_(1))
+    replay()
+    assert values.sum().item() == 2000
