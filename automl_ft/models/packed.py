@@ -23,7 +23,8 @@ from transformers.masking_utils import sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from automl_ft.models.dropout import DropoutStream
-from automl_ft.models.packing import Packing
+from automl_ft.models.packing import Packing, RowGroup
+from automl_ft.models.row_attention import RowAttention, attend_rows, head_places
 
 __all__ = [
     "IMPLEMENTATION",
@@ -151,6 +152,14 @@ def _packed_attention(  # noqa: PLR0913 - transformers' signature
         # On the few short rows that are tried, these may change scores too little to be noticed.
         raise ValueError(f"Packed attention does not compute `{asked[0]}`.")
     is_causal = bool(kwargs.get("is_causal", getattr(module, "is_causal", False)))
+    scale = query.shape[3] ** -0.5 if scaling is None else scaling
+
+    def bias_of(group: RowGroup) -> Tensor:
+        window = kwargs.get("sliding_window")
+        return group.bias(is_causal=is_causal, window=window, dtype=query.dtype)
+
+    if _goes_by_rows(query, key, value, packing, dropout):
+        return _by_rows(query, key, value, packing, bias_of, scale, dropout), None
     repeats = query.shape[1] // key.shape[1]
     spread = (
         _spread_heads(query, packing),
@@ -159,14 +168,48 @@ def _packed_attention(  # noqa: PLR0913 - transformers' signature
     )
     outputs = []
     for group, states in zip(packing.groups, zip(*spread, strict=True), strict=True):
-        bias = group.bias(
-            is_causal=is_causal, window=kwargs.get("sliding_window"), dtype=query.dtype
-        )
-        scale = query.shape[3] ** -0.5 if scaling is None else scaling
-        output = attend(*states, bias, scaling=scale, dropout=dropout)
+        output = attend(*states, bias_of(group), scaling=scale, dropout=dropout)
         outputs.append(output.transpose(1, 2).flatten(2))
     heads, width = query.shape[1], value.shape[3]
     return packing.gather(outputs).view(1, -1, heads, width), None
+
+
+def _goes_by_rows(
+    query: Tensor, key: Tensor, value: Tensor, packing: Packing, dropout: float
+) -> bool:
+    """Tell whether `models.row_attention` computes what `attend` would.
+
+    It needs as many heads of keys as of queries, of one width, and masks from a stream; where
+    `attend` would leave a group to torch's kernel, all are left to `attend`.
+    """
+    is_eager = dropout > 0 or max(group.longest for group in packing.groups) <= _LONGEST_EAGER
+    has_masks = dropout == 0 or _ACTIVE.dropout is not None
+    is_plain = query.shape == key.shape == value.shape and packing.is_filler is None
+    return query.device.type == "cpu" and is_eager and has_masks and is_plain
+
+
+def _by_rows(  # noqa: PLR0913 - what attention is given
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    packing: Packing,
+    bias_of: Callable[[RowGroup], Tensor],
+    scaling: float,
+    dropout: float,
+) -> Tensor:
+    """Attend by `models.row_attention`; from (1, heads, T, head_dim) to (1, T, heads, head_dim)."""
+    _, heads, tokens, width = query.shape
+    stream = _ACTIVE.dropout if dropout > 0 else None
+    biases = [bias_of(g).expand(g.num_rows, heads, -1, -1).flatten(0, 1) for g in packing.groups]
+    about = RowAttention(
+        packing=packing,
+        places=head_places(packing, heads),
+        biases=tuple(biases),
+        scaling=scaling,
+        draw=None if stream is None else lambda shape, dtype: stream.mask(shape, dropout, dtype),
+    )
+    flat = [s.transpose(1, 2).reshape(tokens, heads * width) for s in (query, key, value)]
+    return attend_rows(flat[0], flat[1], flat[2], about).view(1, tokens, heads, width)
 
 
 def _spread_heads(states: Tensor, packing: Packing, repeats: int = 1) -> list[Tensor]:

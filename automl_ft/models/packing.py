@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -109,6 +109,8 @@ class Packing:
     is_filler: Tensor | None = None
     """Which tokens are filler, shape (T,), bool, where shapes are few: no number of a batch is then
     among what its kernels are launched with. None where `num_real` tells."""
+    head_places: dict[int, Any] = field(default_factory=dict)
+    """By number of heads where these lie in the groups, as `models.row_attention` finds it."""
 
     @property
     def num_rows(self) -> int:
