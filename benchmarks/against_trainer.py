@@ -94,7 +94,13 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--eval-batch-size", type=int, default=64, help="of the other side")
     for flag in ("--trainer-bf16", "--trainer-group-by-length"):
         add(flag, default="auto", choices=["auto", "yes", "no"], help="auto takes the faster")
-    add("--compile", action="store_true", help="the other side goes through torch.compile")
+    add(
+        "--trainer-compile",
+        default="auto",
+        choices=["auto", "yes", "no"],
+        help="torch.compile; auto takes the faster on a GPU, and goes without on a CPU,"
+        " where it was slower (docs/experiments.md)",
+    )
     add("--no-plain", action="store_true", help="do not run the other side in its plain setting")
     options = parser.parse_args(arguments)
     large = ["bert-base-random"] if options.device.startswith("cuda") else []
@@ -154,7 +160,8 @@ def compare(
                 record.found.setdefault(side, []).append(found)
         print(f"{data.name}: repeat {repeat + 1} of {options.repeats} is done", flush=True)
     tokens = {name: split.num_tokens for name, split in study.checkpoint(None).splits.items()}
-    figures = summarise(record) | {
+    examples = options.epochs * len(study.checkpoint(None).splits["train"])
+    figures = summarise(record, examples) | {
         "tokens": tokens,
         "precision": study.facts.precision,
         "trainer_settings": {
@@ -178,15 +185,18 @@ def probe(incumbent: Incumbent, options: argparse.Namespace) -> dict[IncumbentSe
         Seconds by setting; zero where there was no choice.
     """
     answers = {"auto": (False, True), "yes": (True,), "no": (False,)}
+    is_cpu = options.device == "cpu"
+    compiling = "no" if is_cpu and options.trainer_compile == "auto" else options.trainer_compile
     choices = [
         IncumbentSetting(
             bf16=bf16,
             group_by_length=group,
-            compile=options.compile,
+            compile=is_compiled,
             eval_batch_size=options.eval_batch_size,
         )
         for bf16 in answers[options.trainer_bf16]
         for group in answers[options.trainer_group_by_length]
+        for is_compiled in answers[compiling]
     ]
     if len(choices) == 1:
         return {choices[0]: 0.0}
@@ -202,9 +212,9 @@ def describe(choice: IncumbentSetting) -> str:
     Returns:
         Such as `bf16, grouped by length`.
     """
-    return ("bf16" if choice.bf16 else "fp32") + (
-        ", grouped by length" if choice.group_by_length else ""
-    )
+    words = ["bf16" if choice.bf16 else "fp32"]
+    words += ["grouped by length"] * choice.group_by_length + ["compiled"] * choice.compile
+    return ", ".join(words)
 
 
 def run_ours(record: Record, setting: Setting, folder: Path, workers: Sequence[int]) -> None:
@@ -245,11 +255,30 @@ def named(name: str, workers: int) -> str:
     return f"{name}_{workers}_worker{'s' * (workers > 1)}"
 
 
-def summarise(record: Record) -> dict[str, Any]:
+def check_updates(record: Record, examples: int) -> None:
+    """Refuse a comparison of trials that did not do the same work.
+
+    Args:
+        record: All repeats.
+        examples: Training rows of a trial, over all epochs.
+
+    Raises:
+        RuntimeError: A trial of ours saw more or fewer.
+    """
+    for timed in (t for runs in record.lists.values() for t in runs):
+        for result in timed.results:
+            if result.cost.examples != examples:
+                raise RuntimeError(
+                    f"Trial {result.number} saw {result.cost.examples} rows instead of {examples}."
+                )
+
+
+def summarise(record: Record, examples: int) -> dict[str, Any]:
     """Turn runs into figures.
 
     Args:
         record: All repeats.
+        examples: Training rows of a trial, over all epochs.
 
     Returns:
         By setting of the other side ratios and scores; speeds, memory and updates.
@@ -261,6 +290,7 @@ def summarise(record: Record) -> dict[str, Any]:
         **{f"ours_{count}": [run.seconds for run in runs] for count, runs in record.lists.items()},
     }
     best = record.found["best"]
+    check_updates(record, examples)
     return {
         "against": {
             name: {

@@ -34,7 +34,7 @@ from automl_ft.trial.prepare import PreparedStudy
 PARTS = ("full", "half", "head")
 STACKED = 8
 """Head-only trials in a group."""
-NEEDS = {"screening": "bf16", "cuda_graphs": "packed"}
+NEEDS = {"screening": "bf16", "row_attention": "packed", "cuda_graphs": "packed"}
 """Techniques that do nothing by themselves, and what they add to."""
 
 
@@ -110,8 +110,8 @@ def variants(device: str) -> dict[str, Any]:
     """
     from automl_ft.trial.techniques import Techniques
 
-    elsewhere = "cheap_dropout" if device == "cuda" else "cuda_graphs"
-    names = [f.name for f in dataclasses.fields(Techniques) if f.name != elsewhere]
+    elsewhere = {"cheap_dropout", "row_attention"} if device == "cuda" else {"cuda_graphs"}
+    names = [f.name for f in dataclasses.fields(Techniques) if f.name not in elsewhere]
     every = Techniques(**dict.fromkeys(names, True))
     none = Techniques(**dict.fromkeys(names, False))
     return {

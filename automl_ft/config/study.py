@@ -160,7 +160,8 @@ class TrainingConfig:
     without mixup; elsewhere it changes nothing. Results differ by rounding and dropout masks."""
     precision: str = "auto"
     """`fp32`, `tf32` (fp32 with shortened factors in training, on NVIDIA GPUs), `bf16` (with fp32
-    master weights), or `auto`: bf16 on a GPU or CPU that multiplies it faster, else fp32.
+    master weights), or `auto`: bf16 on a GPU or CPU that multiplies it faster, else fp32. A model
+    that does not compute in bf16 trains in tf32 on an NVIDIA GPU, in fp32 elsewhere.
     In validation, rows whose class bf16 leaves in doubt are scored again in fp32, after tf32 all
     are."""
     micro_batch_size: int | str = "auto"

@@ -56,6 +56,7 @@ class Capabilities:
         *,
         stream: DropoutStream | None = None,
         use_read_block: bool = True,
+        by_rows: bool = True,
     ) -> PackedModel:
         """Return a view of a model that runs on packed rows.
 
@@ -64,6 +65,7 @@ class Capabilities:
             layer_map: Its parts.
             stream: Where attention masks come from; None for torch's own generator.
             use_read_block: Whether the top block is computed only where the head reads, if it can.
+            by_rows: Whether attention goes by `models.row_attention` where it can.
 
         Returns:
             The view.
@@ -81,6 +83,7 @@ class Capabilities:
             traits=self.packed,
             read_block=block,
             stream=stream,
+            by_rows=by_rows,
         )
 
     def padded_model(self, model: PreTrainedModel, layer_map: LayerMap) -> PaddedModel:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,8 +24,8 @@ from transformers.masking_utils import sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from automl_ft.models.dropout import DropoutStream
-from automl_ft.models.packing import Packing, RowGroup
-from automl_ft.models.row_attention import RowAttention, attend_rows, head_places
+from automl_ft.models.packing import Packing
+from automl_ft.models.row_attention import attend_rows, head_places
 
 __all__ = [
     "IMPLEMENTATION",
@@ -49,6 +50,7 @@ class _Active:
 
     packing: Packing | None = None
     dropout: DropoutStream | None = None
+    by_rows: bool = True
 
 
 # NOTE: a plain global, not a context variable: autograd runs the recomputation of gradient
@@ -58,19 +60,22 @@ _ACTIVE = _Active()
 
 
 @contextmanager
-def attention_over(packing: Packing, dropout: DropoutStream | None) -> Iterator[None]:
+def attention_over(
+    packing: Packing, dropout: DropoutStream | None, *, by_rows: bool = True
+) -> Iterator[None]:
     """Have packed attention work on a batch.
 
     Args:
         packing: Its layout.
         dropout: Where attention masks come from; None for torch's own generator.
+        by_rows: Whether `models.row_attention` computes it where it can.
     """
-    before = _ACTIVE.packing, _ACTIVE.dropout
-    _ACTIVE.packing, _ACTIVE.dropout = packing, dropout
+    before = _ACTIVE.packing, _ACTIVE.dropout, _ACTIVE.by_rows
+    _ACTIVE.packing, _ACTIVE.dropout, _ACTIVE.by_rows = packing, dropout, by_rows
     try:
         yield
     finally:
-        _ACTIVE.packing, _ACTIVE.dropout = before
+        _ACTIVE.packing, _ACTIVE.dropout, _ACTIVE.by_rows = before
 
 
 def use_packed_attention(model: PreTrainedModel) -> None:
@@ -129,6 +134,13 @@ def _drop(weights: Tensor, p: float) -> Tensor:
     return _ACTIVE.dropout.drop(weights, p)
 
 
+def _mask(shape: torch.Size, dtype: torch.dtype, *, p: float) -> Tensor:
+    """Draw the mask that `_drop` would draw for weights of a shape and type, on the CPU."""
+    if _ACTIVE.dropout is None:
+        return functional.dropout(torch.ones(shape, dtype=dtype), p)
+    return _ACTIVE.dropout.mask(shape, p, dtype)
+
+
 def _packed_attention(  # noqa: PLR0913 - transformers' signature
     module: nn.Module,
     query: Tensor,
@@ -151,15 +163,14 @@ def _packed_attention(  # noqa: PLR0913 - transformers' signature
     if asked := [name for name in _REFUSED if kwargs.get(name) is not None]:
         # On the few short rows that are tried, these may change scores too little to be noticed.
         raise ValueError(f"Packed attention does not compute `{asked[0]}`.")
-    is_causal = bool(kwargs.get("is_causal", getattr(module, "is_causal", False)))
+    kind: dict[str, Any] = {
+        "is_causal": bool(kwargs.get("is_causal", getattr(module, "is_causal", False))),
+        "window": kwargs.get("sliding_window"),
+        "dtype": query.dtype,
+    }
     scale = query.shape[3] ** -0.5 if scaling is None else scaling
-
-    def bias_of(group: RowGroup) -> Tensor:
-        window = kwargs.get("sliding_window")
-        return group.bias(is_causal=is_causal, window=window, dtype=query.dtype)
-
-    if _goes_by_rows(query, key, value, packing, dropout):
-        return _by_rows(query, key, value, packing, bias_of, scale, dropout), None
+    if _goes_by_rows(query, key, value, dropout):
+        return _by_rows((query, key, value), kind, scaling=scale, dropout=dropout), None
     repeats = query.shape[1] // key.shape[1]
     spread = (
         _spread_heads(query, packing),
@@ -168,48 +179,41 @@ def _packed_attention(  # noqa: PLR0913 - transformers' signature
     )
     outputs = []
     for group, states in zip(packing.groups, zip(*spread, strict=True), strict=True):
-        output = attend(*states, bias_of(group), scaling=scale, dropout=dropout)
+        output = attend(*states, group.bias(**kind), scaling=scale, dropout=dropout)
         outputs.append(output.transpose(1, 2).flatten(2))
     heads, width = query.shape[1], value.shape[3]
     return packing.gather(outputs).view(1, -1, heads, width), None
 
 
-def _goes_by_rows(
-    query: Tensor, key: Tensor, value: Tensor, packing: Packing, dropout: float
-) -> bool:
-    """Tell whether `models.row_attention` computes what `attend` would.
+def _goes_by_rows(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> bool:
+    """Tell whether `models.row_attention` computes the batch at hand.
 
-    It needs as many heads of keys as of queries, of one width, and masks from a stream; where
-    `attend` would leave a group to torch's kernel, all are left to `attend`.
+    It needs as many heads of keys as of queries, of one width; where `attend` would leave a group
+    to torch's kernel, all are left to `attend`.
     """
+    packing = _ACTIVE.packing
+    if packing is None or not _ACTIVE.by_rows or query.device.type != "cpu":
+        return False
     is_eager = dropout > 0 or max(group.longest for group in packing.groups) <= _LONGEST_EAGER
-    has_masks = dropout == 0 or _ACTIVE.dropout is not None
-    is_plain = query.shape == key.shape == value.shape and packing.is_filler is None
-    return query.device.type == "cpu" and is_eager and has_masks and is_plain
+    return is_eager and query.shape == key.shape == value.shape and packing.is_filler is None
 
 
-def _by_rows(  # noqa: PLR0913 - what attention is given
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    packing: Packing,
-    bias_of: Callable[[RowGroup], Tensor],
-    scaling: float,
-    dropout: float,
+def _by_rows(
+    states: tuple[Tensor, Tensor, Tensor], kind: dict[str, Any], *, scaling: float, dropout: float
 ) -> Tensor:
     """Attend by `models.row_attention`; from (1, heads, T, head_dim) to (1, T, heads, head_dim)."""
-    _, heads, tokens, width = query.shape
-    stream = _ACTIVE.dropout if dropout > 0 else None
-    biases = [bias_of(g).expand(g.num_rows, heads, -1, -1).flatten(0, 1) for g in packing.groups]
-    about = RowAttention(
-        packing=packing,
-        places=head_places(packing, heads),
-        biases=tuple(biases),
+    packing = _ACTIVE.packing
+    assert packing is not None
+    _, heads, tokens, width = states[0].shape
+    query, key, value = (s.transpose(1, 2).reshape(tokens, heads * width) for s in states)
+    found = attend_rows(
+        (query, key, value),
+        head_places(packing, heads),
+        biases=[group.bias_of_heads(heads, **kind) for group in packing.groups],
         scaling=scaling,
-        draw=None if stream is None else lambda shape, dtype: stream.mask(shape, dropout, dtype),
+        draw=partial(_mask, p=dropout) if dropout > 0 else None,
     )
-    flat = [s.transpose(1, 2).reshape(tokens, heads * width) for s in (query, key, value)]
-    return attend_rows(flat[0], flat[1], flat[2], about).view(1, tokens, heads, width)
+    return found.view(1, tokens, heads, width)
 
 
 def _spread_heads(states: Tensor, packing: Packing, repeats: int = 1) -> list[Tensor]:

@@ -8,7 +8,7 @@ rows of one token.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,6 +74,8 @@ class PackedModel:
     """The parts of its top block, to compute it only where the head reads; None in full."""
     stream: DropoutStream | None
     """Where attention masks come from; None for torch's own generator."""
+    by_rows: bool = True
+    """Whether attention goes by `models.row_attention` where it can."""
 
     @contextmanager
     def scores(
@@ -94,7 +96,7 @@ class PackedModel:
             yield self.scores_of_pooled(hidden)
             return
         with ExitStack() as stack:
-            stack.enter_context(attention_over(inputs.packing, self.stream))
+            stack.enter_context(self._attention(inputs, self.stream))
             if hidden is not None:
                 stack.enter_context(self.begun_with(inputs, hidden, num_blocks))
             output = self._run_base(inputs, stack)
@@ -136,7 +138,7 @@ class PackedModel:
             (T, width); for all blocks the states that the head reads, (B, width).
         """
         with ExitStack() as stack:
-            stack.enter_context(attention_over(inputs.packing, None))
+            stack.enter_context(self._attention(inputs, None))
             if num_blocks < self.layer_map.num_layers:
                 run = lambda: self._call_base(inputs)  # noqa: E731 - it is only passed on
                 return captured_prefix(self.model, self.layer_map, num_blocks, run)[0]
@@ -148,6 +150,11 @@ class PackedModel:
             self._gather_at_block(inputs, stack, found)
             self._call_base(inputs)
             return found[-1][:, 0]
+
+    def _attention(
+        self, inputs: PackedInputs, stream: DropoutStream | None
+    ) -> AbstractContextManager[None]:
+        return attention_over(inputs.packing, stream, by_rows=self.by_rows)
 
     def _run_base(self, inputs: PackedInputs, stack: ExitStack) -> Any:
         if self.traits.gathers_at_block:

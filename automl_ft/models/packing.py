@@ -80,6 +80,23 @@ class RowGroup:
             self.biases[key] = bias.masked_fill_(~allowed, torch.finfo(dtype).min)
         return self.biases[key]
 
+    def bias_of_heads(self, num_heads: int, **kind: Any) -> Tensor:
+        """Return what is added to the scores of every head.
+
+        Args:
+            num_heads: Heads of each row.
+            **kind: As for `bias`.
+
+        Returns:
+            What `bias` returns for each head, shape (G * num_heads, 1, S) or
+            (G * num_heads, S, S); one tensor for all blocks.
+        """
+        key = (num_heads, *kind.items())
+        if key not in self.biases:
+            bias = self.bias(**kind).expand(-1, num_heads, -1, -1)
+            self.biases[key] = bias.flatten(0, 1)
+        return self.biases[key]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Packing:

@@ -9,7 +9,7 @@ block's attention takes 1.35 instead of 2.05 ms).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +20,10 @@ from torch.autograd.function import once_differentiable
 
 from automl_ft.models.packing import Packing
 
-__all__ = ["HeadPlaces", "RowAttention", "attend_rows", "head_places"]
+__all__ = ["DrawMask", "HeadPlaces", "attend_rows", "head_places"]
 
+DrawMask = Callable[[torch.Size, torch.dtype], Tensor]
+"""Draws the dropout mask of a group's weights, by shape and type."""
 _SAVED = 6
 """Tensors that each group of rows keeps for its gradient."""
 
@@ -34,6 +36,12 @@ class HeadPlaces:
     other.
     """
 
+    num_heads: int
+    """H."""
+    num_real: int
+    """Tokens without the filler, which comes last."""
+    groups: tuple[tuple[int, int], ...]
+    """(G * H, S) of each group."""
     of_places: Tensor
     """For each head of a place the number of its token's head, token * H + head, (P * H,)."""
     of_tokens: Tensor
@@ -41,28 +49,50 @@ class HeadPlaces:
     padding: Tensor
     """Which heads of places are no token's, shape (number of them,)."""
 
+    def spread(self, states: Tensor) -> Tensor:
+        """Gather heads in their places.
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class RowAttention:
-    """What attention over one batch works with, besides queries, keys and values."""
+        Args:
+            states: Of tokens, (T, H * head_dim).
 
-    packing: Packing
-    """Where rows lie."""
-    places: HeadPlaces
-    """Where their heads lie; made once for all blocks."""
-    biases: tuple[Tensor, ...]
-    """Added to the scores of each group, (G * H, 1, S) or (G * H, S, S)."""
-    scaling: float
-    """Factor on the scores."""
-    draw: Callable[[torch.Size, torch.dtype], Tensor] | None
-    """Draws the dropout mask of a group's weights; None for no dropout."""
+        Returns:
+            Shape (P * H, head_dim); padding holds copies of some token's.
+        """
+        return states.reshape(len(self.of_tokens), -1).index_select(0, self.of_places)
+
+    def gather(self, states: Tensor) -> Tensor:
+        """Gather tokens.
+
+        Args:
+            states: Heads in their places, (P * H, head_dim).
+
+        Returns:
+            Shape (T, H * head_dim); filler holds copies of some token's.
+        """
+        found = states.index_select(0, self.of_tokens)
+        return found.view(-1, self.num_heads * states.shape[1])
+
+    def split(self, *states: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """Divide heads in their places by groups.
+
+        Args:
+            states: Each (P * H, head_dim).
+
+        Yields:
+            Of each group as many views, (G * H, S, head_dim).
+        """
+        begin = 0
+        for rows, length in self.groups:
+            end = begin + rows * length
+            yield tuple(part[begin:end].view(rows, length, part.shape[1]) for part in states)
+            begin = end
 
 
 def head_places(packing: Packing, num_heads: int) -> HeadPlaces:
-    """Say where the heads of a batch's tokens lie; on the CPU.
+    """Say where the heads of a batch's tokens lie.
 
     Args:
-        packing: Where rows lie.
+        packing: Where rows lie; on the CPU.
         num_heads: H.
 
     Returns:
@@ -89,108 +119,106 @@ def _head_places(packing: Packing, num_heads: int) -> HeadPlaces:
         padding.append(place[is_padding])
         begin = end
     return HeadPlaces(
+        num_heads=num_heads,
+        num_real=packing.num_real,
+        groups=tuple((group.num_rows * num_heads, group.longest) for group in packing.groups),
         of_places=torch.from_numpy(np.concatenate(found)),
         of_tokens=torch.from_numpy(lies_at[packing.packed_from.numpy()].reshape(-1)),
         padding=torch.from_numpy(np.concatenate(padding)),
     )
 
 
-def attend_rows(query: Tensor, key: Tensor, value: Tensor, about: RowAttention) -> Tensor:
-    """Compute softmax attention within rows (Vaswani et al. 2017, section 3.2.1).
+def attend_rows(
+    states: tuple[Tensor, Tensor, Tensor],
+    places: HeadPlaces,
+    *,
+    biases: Sequence[Tensor],
+    scaling: float,
+    draw: DrawMask | None,
+) -> Tensor:
+    """Compute softmax attention within rows (Vaswani et al. 2017, section 3.2.1), on the CPU.
 
-    The softmax runs in fp32. Masks are drawn group by group, as `models.packed` draws them.
+    The softmax runs in fp32: a sum, and faster there than in bf16.
 
     Args:
-        query: Shape (T, H * head_dim), on the CPU.
-        key: Shape (T, H * head_dim).
-        value: Shape (T, H * head_dim).
-        about: The batch.
+        states: Queries, keys and values of tokens, each (T, H * head_dim).
+        places: Where heads lie.
+        biases: Added to the scores of each group, (G * H, 1, S) or (G * H, S, S).
+        scaling: Factor on the scores.
+        draw: Draws the masks, once for each group in their order; None for no dropout.
 
     Returns:
         Shape (T, H * head_dim); filler holds copies of some token's.
     """
-    found: Tensor = _RowAttention.apply(query, key, value, about)  # type: ignore[no-untyped-call]
+    found: Tensor = _Attention.apply(*states, places, tuple(biases), scaling, draw)  # type: ignore[no-untyped-call]
     return found
 
 
-class _RowAttention(torch.autograd.Function):
+class _Attention(torch.autograd.Function):
     """Attention of all groups of a batch."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, about: RowAttention) -> Tensor:
-        ctx.about, ctx.width = about, query.shape[1]
-        spread = [_to_heads(states, about) for states in (query, key, value)]
+    def forward(ctx: Any, *given: Any) -> Tensor:
+        *states, places, biases, scaling, draw = given
+        spread = [places.spread(tensor) for tensor in states]
         output = torch.empty_like(spread[0])
         kept: list[Tensor | None] = []
-        groups = zip(_groups(about, *spread, output), about.biases, strict=True)
+        groups = zip(places.split(*spread, output), biases, strict=True)
         for (queries, keys, values, into), bias in groups:
-            scores = torch.baddbmm(bias, queries, keys.transpose(1, 2), alpha=about.scaling)
+            scores = torch.baddbmm(bias, queries, keys.transpose(1, 2), alpha=scaling)
             softmax = scores.softmax(-1, dtype=torch.float32)
-            weights, mask = softmax.to(query.dtype), None
-            if about.draw is not None:
-                mask = about.draw(weights.shape, weights.dtype)
+            weights = softmax.to(queries.dtype)
+            mask = None if draw is None else draw(weights.shape, weights.dtype)
+            if mask is not None:
                 weights = weights * mask
             torch.bmm(weights, values, out=into)
-            kept += [queries, keys, values, softmax, weights, mask]
+            if any(ctx.needs_input_grad):
+                kept += [queries, keys, values, softmax, weights, mask]
+        ctx.places, ctx.scaling = places, scaling
         ctx.save_for_backward(*kept)
-        return output.index_select(0, about.places.of_tokens).view(query.shape)
+        return places.gather(output)  # type: ignore[no-any-return]
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        about: RowAttention = ctx.about
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        places: HeadPlaces = ctx.places
         # Each place gets a gradient of its own: padding holds copies, whose gradient is none.
-        spread = _to_heads(gradient.contiguous(), about).index_fill_(0, about.places.padding, 0)
-        found = [torch.empty_like(spread) for _ in range(3)]
-        saved = ctx.saved_tensors
-        for number, parts in enumerate(_groups(about, spread, *found)):
+        spread = places.spread(gradients[0]).index_fill_(0, places.padding, 0)
+        into = [torch.empty_like(spread) for _ in range(3)]
+        saved, wanted = ctx.saved_tensors, ctx.needs_input_grad[:3]
+        for number, (gradient, *parts) in enumerate(places.split(spread, *into)):
             kept = saved[number * _SAVED : (number + 1) * _SAVED]
-            _group_gradients(kept, *parts, scaling=about.scaling)
-        gradients = (_to_tokens(states, about, ctx.width) for states in found)
-        return *gradients, None
+            _write_gradients(kept, gradient, parts, wanted=wanted, scaling=ctx.scaling)
+        found: list[Tensor | None] = []
+        for states, is_wanted in zip(into, wanted, strict=True):
+            tokens = places.gather(states) if is_wanted else None
+            if tokens is not None:
+                tokens[places.num_real :].zero_()
+            found.append(tokens)
+        return *found, None, None, None, None
 
 
-def _group_gradients(
+def _write_gradients(
     kept: tuple[Tensor, ...],
     gradient: Tensor,
-    of_queries: Tensor,
-    of_keys: Tensor,
-    of_values: Tensor,
+    into: Sequence[Tensor],
     *,
+    wanted: Sequence[bool],
     scaling: float,
 ) -> None:
-    """Write the gradients of one group of rows into the last three tensors."""
+    """Write those of the queries, keys and values of one group, as far as they are wanted."""
     queries, keys, values, softmax, weights, mask = kept
-    torch.bmm(weights.transpose(1, 2), gradient, out=of_values)
+    if wanted[2]:
+        torch.bmm(weights.transpose(1, 2), gradient, out=into[2])
+    if not (wanted[0] or wanted[1]):
+        return
     of_weights = torch.bmm(gradient, values.transpose(1, 2))
     if mask is not None:
         of_weights.mul_(mask)
     of_scores = torch._softmax_backward_data(of_weights.float(), softmax, -1, torch.float32)
     of_scores = of_scores.to(queries.dtype)
-    torch.baddbmm(of_queries, of_scores, keys, beta=0, alpha=scaling, out=of_queries)
-    swapped = of_scores.transpose(1, 2)
-    torch.baddbmm(of_keys, swapped, queries, beta=0, alpha=scaling, out=of_keys)
-
-
-def _to_heads(states: Tensor, about: RowAttention) -> Tensor:
-    """Turn (T, H * head_dim) into heads in their places, (P * H, head_dim)."""
-    num_heads = len(about.places.of_tokens) // len(states)
-    return states.reshape(len(states) * num_heads, -1).index_select(0, about.places.of_places)
-
-
-def _to_tokens(states: Tensor, about: RowAttention, width: int) -> Tensor:
-    """Turn gradients in their places into those of tokens, (T, width), which filler has none of."""
-    found = states.index_select(0, about.places.of_tokens).view(-1, width)
-    found[about.packing.num_real :].zero_()
-    return found
-
-
-def _groups(about: RowAttention, *states: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Divide tensors of heads in their places, (P * H, head_dim), into (G * H, S, head_dim)."""
-    num_heads = len(about.places.of_places) // len(about.packing.places_from)
-    begin = 0
-    for group in about.packing.groups:
-        end = begin + group.num_places * num_heads
-        shape = (group.num_rows * num_heads, group.longest, states[0].shape[1])
-        yield tuple(part[begin:end].view(shape) for part in states)
-        begin = end
+    if wanted[0]:
+        torch.baddbmm(into[0], of_scores, keys, beta=0, alpha=scaling, out=into[0])
+    if wanted[1]:
+        swapped = of_scores.transpose(1, 2)
+        torch.baddbmm(into[1], swapped, queries, beta=0, alpha=scaling, out=into[1])

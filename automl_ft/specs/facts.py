@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["CheckpointFacts", "DataFacts", "DataNote", "StudyFacts"]
+__all__ = ["CheckpointFacts", "DataFacts", "DataNote", "StudyFacts", "without_bf16"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,9 +105,22 @@ class StudyFacts:
             `fp32`, `tf32` or `bf16`.
         """
         is_unable = self.precision == "bf16" and not checkpoint.can_bf16
-        return "fp32" if is_unable else self.precision
+        return without_bf16(self.device) if is_unable else self.precision
 
     @property
     def num_layers(self) -> int:
         """Blocks that every checkpoint of the study has: the smallest of their numbers."""
         return min(checkpoint.num_layers for checkpoint in self.checkpoints)
+
+
+def without_bf16(device: str) -> str:
+    """Return in which precision a model trains that does not compute in bf16.
+
+    Args:
+        device: The kind of device, or its description.
+
+    Returns:
+        `tf32` on NVIDIA GPUs, which have it where they have bf16 (compute capability 8.0); `fp32`
+        elsewhere.
+    """
+    return "tf32" if device.startswith("cuda") else "fp32"

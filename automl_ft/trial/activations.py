@@ -28,10 +28,7 @@ from automl_ft.trial.memory import is_out_of_memory
 from automl_ft.trial.precision import training_products
 from automl_ft.trial.prefix_cache import CacheKey, PrefixCache, as_tensor
 
-__all__ = ["ActivationSource", "Activations", "cache_versions"]
-
-_ROWS, _ROWS_ELSEWHERE = 64, 256
-"""Rows that are computed at once while an array is filled, on a CPU and on other devices."""
+__all__ = ["ActivationSource", "Activations", "cache_versions", "most_filled_rows"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -93,7 +90,19 @@ def _device_of(inputs: Inputs) -> torch.device:
     return inputs.valid.device
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+def most_filled_rows(device: str) -> int:
+    """Return how many rows are computed at once where memory is no question.
+
+    Args:
+        device: The kind of device.
+
+    Returns:
+        64 on a CPU, 256 elsewhere.
+    """
+    return 64 if device == "cpu" else 256
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
 class ActivationSource:
     """Opens the activations of one split under one model."""
 
@@ -107,6 +116,8 @@ class ActivationSource:
     """Makes the model's inputs."""
     precision: str = "fp32"
     """In which they are computed, as steps are; `tf32` shortens factors on a GPU."""
+    rows_at_once: int | None = None
+    """Rows that are computed at once, set by `trial.sizing`; None for `most_filled_rows`."""
     widths: dict[int, int] = field(default_factory=dict)
     """By number of blocks the width of their activations, as far as this process knows."""
 
@@ -243,7 +254,7 @@ class ActivationSource:
         begin: Activations | None,
     ) -> None:
         """Compute all rows; where memory runs out, in half as many at once."""
-        size = _ROWS if self.maker.device.type == "cpu" else _ROWS_ELSEWHERE
+        size = self.rows_at_once or most_filled_rows(self.maker.device.type)
         order = np.argsort(-self.split.lengths, kind="stable")  # the longest batch comes first
         start = 0
         while start < len(order):

@@ -194,6 +194,7 @@ class _Builder:
                 weight_decay=recipe.weight_decay,
                 layerwise_lr_decay=recipe.layerwise_lr_decay,
             ),
+            is_fused=self._techniques.fused_optimizer,
         )
 
     def _batches(self) -> TrainingBatches:
@@ -255,6 +256,7 @@ class _Builder:
     ) -> MemoryGuard:
         study, recipe, facts = self._study, self._recipe, self._opened.facts
         training = study.config.training
+        is_large = self._techniques.large_validation
         dropout = recipe.dropout if recipe.dropout is None else recipe.dropout > 0
         validation_key = (facts.checkpoint, self._techniques, facts.batching)
         sizes = tuple(parameter.numel() for parameter in parameters)
@@ -262,6 +264,11 @@ class _Builder:
             SizedParts(
                 stepper=stepper,
                 validation=validation.exact,
+                filling=tuple(
+                    forward
+                    for forward in (stepper.forward, validation.exact, validation.rough)
+                    if forward is not None
+                ),
                 compute=compute,
                 plan=plan,
                 parameters=parameters,
@@ -279,7 +286,7 @@ class _Builder:
             Wishes(
                 batch_size=recipe.batch_size,
                 micro_batch_size=training.micro_batch_size,
-                eval_batch_size=training.eval_batch_size,
+                eval_batch_size=training.eval_batch_size if is_large else recipe.batch_size,
             ),
             self._budget,
             study.memory,
@@ -300,7 +307,11 @@ class _Builder:
         view: PackedModel | PaddedModel
         if is_packed:
             view = capabilities.packed_model(
-                computing, layer_map, stream=stream, use_read_block=self._techniques.last_block
+                computing,
+                layer_map,
+                stream=stream,
+                use_read_block=self._techniques.last_block,
+                by_rows=self._techniques.row_attention,
             )
         else:
             view = capabilities.padded_model(computing, layer_map)
@@ -318,6 +329,7 @@ class _Builder:
             source=self._source(split, maker, model.assets, precision) if is_cached else None,
             precision=precision,
             deepest_prefix=capabilities.deepest_prefix,
+            is_sorted=self._techniques.large_validation,
         )
 
     def _source(

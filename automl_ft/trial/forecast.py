@@ -89,11 +89,14 @@ class MemoryForecast:
     """Gradients, and what a micro-batch of the longest rows leaves for its backward pass."""
     validation_mib: float
     """What a batch of the longest rows takes in validation."""
+    filling_mib: float = 0.0
+    """What the longest rows take while activations are computed that are to be stored; 0 where
+    there are none."""
 
     @property
     def batch_mib(self) -> float:
         """What its largest batch takes: the part that is an estimate."""
-        return max(self.training_mib, self.validation_mib)
+        return max(self.training_mib, self.validation_mib, self.filling_mib)
 
     @property
     def needed_mib(self) -> float:

@@ -57,6 +57,8 @@ class Forward:
     """Blocks that activations can stand in for, at most; -1 for none."""
     precision: str = "fp32"
     """In which whole splits are scored; `tf32` shortens factors on a GPU."""
+    is_sorted: bool = True
+    """Whether splits are scored in batches of rows of similar length."""
     activations: Activations | None = None
     """Those of the stage; None where all is computed."""
     stage: int | None = None
@@ -114,6 +116,18 @@ class Forward:
             Whether nothing but the head is left to compute.
         """
         return self.source is not None and self._boundary(plan, stage) == plan.layer_map.num_layers
+
+    def may_fill(self, plan: FreezingPlan) -> bool:
+        """Tell whether a trial may have to compute activations that are to be stored.
+
+        Args:
+            plan: The freezing plan.
+
+        Returns:
+            Whether some stage has frozen blocks for which they can stand in.
+        """
+        depths = (self._boundary(plan, stage) for stage in range(plan.num_stages))
+        return self.source is not None and max(depths) >= 1
 
     def _boundary(self, plan: FreezingPlan, stage: int) -> int:
         """Return how many blocks activations can stand in for in a stage."""
@@ -210,8 +224,10 @@ class Forward:
             Scores in the order of `rows`, shape (num_rows, num_labels).
         """
         order, parts = [], []
+        # Equal lengths leave rows in their order.
+        lengths = self.maker.split.lengths[rows] if self.is_sorted else np.ones_like(rows)
         with training_products(self.precision, self.maker.device):
-            for places in eval_batches(self.maker.split.lengths[rows], batch_size):
+            for places in eval_batches(lengths, batch_size):
                 with self.scores(self.model_inputs(rows[places], None, (0, 0))) as scores:
                     parts.append(scores.float())  # fetched together: a GPU would be waited for
                 order.append(places)

@@ -131,6 +131,8 @@ def build_heads(
     group = builder.group([builder.trial(spec, reporter_for(spec.number)) for spec in specs])
     for trial in group.trials:
         trial.state.seconds = (time.perf_counter() - began) / len(specs)
+        # One model is built for all of them; their heads are small beside it.
+        trial.state.forecast_mib = job.memory.forecast.total_mib
     return group
 
 

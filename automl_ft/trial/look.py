@@ -17,6 +17,7 @@ from automl_ft.data.encoding import EncodedSplit
 from automl_ft.models.capabilities import Capabilities, find_capabilities
 from automl_ft.models.load import LoadedModel
 from automl_ft.models.vocabulary import vocabulary_notes
+from automl_ft.specs.facts import without_bf16
 from automl_ft.trial.batching import BUCKETED, PACKED, choose_batching
 from automl_ft.trial.compute import runs_in_bf16
 from automl_ft.trial.graph_look import GraphLook, look_at_graphs
@@ -81,7 +82,7 @@ def look_at_model(config: StudyConfig, looked_at: LookedAt) -> ModelLook:
         is_fatal=is_out_of_memory,
     )
     can_bf16 = precision != "bf16" or runs_in_bf16(loaded.model)
-    precision = precision if can_bf16 else "fp32"
+    precision = precision if can_bf16 else without_bf16(device.type)
     batching = BUCKETED
     if capabilities.packed is not None:
         batching = config.training.batching
@@ -154,7 +155,8 @@ def _dropped_wishes(
             notes.append(f"`training.cuda_graphs: always` cannot be had {where}.")
     if not can_bf16:
         asked = ", though `training.precision` says so" if training.precision == "bf16" else ""
-        notes.append(f"`{name}` does not compute in bf16{asked}: its trials compute in fp32.")
+        instead = without_bf16(model.device.type)
+        notes.append(f"`{name}` does not compute in bf16{asked}: its trials compute in {instead}.")
     return notes
 
 

@@ -36,6 +36,8 @@ def build_optimizer(
     depths: Mapping[str, int],
     exempt: frozenset[str],
     settings: OptimizerSettings,
+    *,
+    is_fused: bool = True,
 ) -> torch.optim.AdamW:
     """Build AdamW with one group for each pair of rate and decay.
 
@@ -49,9 +51,10 @@ def build_optimizer(
         depths: Distance from the head by parameter name, 0 at the head.
         exempt: Parameters without weight decay (norms and biases).
         settings: Rates and decay.
+        is_fused: Whether one kernel does all, where the device has it.
 
     Returns:
-        The optimiser; fused where the device has it. Each group holds `lr`, `weight_decay` and
+        The optimiser. Each group holds `lr`, `weight_decay` and
         `is_decayed`, by which `shrink_l1` chooses.
     """
     wanted = set(names)
@@ -68,8 +71,8 @@ def build_optimizer(
         }
         for (depth, is_decayed), parameters in sorted(groups.items(), key=lambda item: item[0])
     ]
-    has_fused = next(model.parameters()).device.type in ("cpu", "cuda", "mps")
-    return torch.optim.AdamW(options, betas=(0.9, 0.999), eps=1e-8, fused=has_fused)
+    can_fuse = next(model.parameters()).device.type in ("cpu", "cuda", "mps")
+    return torch.optim.AdamW(options, betas=(0.9, 0.999), eps=1e-8, fused=is_fused and can_fuse)
 
 
 @contextmanager

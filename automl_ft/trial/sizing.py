@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from automl_ft.data.encoding import EncodedSplit
 from automl_ft.models.checkpointing import disable_checkpointing, enable_checkpointing
 from automl_ft.models.freezing import FreezingPlan
 from automl_ft.specs.trial import TrialMemory
+from automl_ft.trial.activations import most_filled_rows
 from automl_ft.trial.allocations import recorded_allocations
 from automl_ft.trial.budget import MemoryBudget
 from automl_ft.trial.compute import ComputeModel
@@ -80,6 +82,8 @@ class SizedParts:
     """Makes gradients; its `micro_batch_size` is set."""
     validation: Forward
     """Gives scores of the validation split."""
+    filling: tuple[Forward, ...]
+    """What may compute activations to store; gets the number of rows at once."""
     compute: ComputeModel
     """The models."""
     plan: FreezingPlan
@@ -165,16 +169,23 @@ class _Sizing:
         self._eval_rows = whole_eval_batch(
             wishes.eval_batch_size, splits[1].lengths, parts.device.type
         )
+        self._fills = any(forward.may_fill(parts.plan) for forward in parts.filling)
         most = max(wishes.batch_size, self._eval_rows)
+        if self._fills:
+            most = max(most, most_filled_rows(parts.device.type))
         self._longest = [tuple(np.sort(split.lengths)[: -most - 1 : -1]) for split in splits]
         self._weights_mib = _unique_mib(held_tensors(parts.compute))
         self._optimizer_mib = 2 * 4 * sum(p.numel() for p in parts.parameters) / _MIB
+        self._filled_rows = self._choose_filled_rows() if self._fills else 0
 
     def guard(self) -> MemoryGuard:
         """Choose the sizes and return the guard."""
         record = self._choose()
         parts = self._parts
         parts.stepper.micro_batch_size = record.micro_batch_size
+        for forward in parts.filling:
+            if forward.source is not None:
+                forward.source.rows_at_once = self._filled_rows or None
         if record.is_checkpointing:
             self._checkpoint()
         return MemoryGuard(
@@ -188,6 +199,19 @@ class _Sizing:
             forecast_of=self._forecast,
             checkpoint_blocks=self._checkpoint,
         )
+
+    def _choose_filled_rows(self) -> int:
+        """Take the most rows at once that fit while activations are computed; 1 where none do."""
+        free = self._budget.free_mib
+        sizes = _halvings(most_filled_rows(self._parts.device.type))
+        correction = self._study.correction(self._parts.device.type)
+        left = math.inf if free is None else free - self._weights_mib - self._optimizer_mib
+        return next((s for s in sizes if correction * self._filling_mib(s) <= left), sizes[-1])
+
+    def _filling_mib(self, num_rows: int) -> float:
+        """Return what the longest rows take, in fp32 and through all blocks: that or less."""
+        profile = self._validation_profile()
+        return max(profile.peak_mib(self._shape(split, num_rows)) for split in (0, 1))
 
     def _choose(self) -> TrialMemory:
         """Take the largest sizes that fit, and checkpointing where none does."""
@@ -263,6 +287,9 @@ class _Sizing:
             * training.peak_mib(self._shape(0, rows)),
             validation_mib=record.correction
             * evaluated.peak_mib(self._shape(1, record.eval_batch_size)),
+            filling_mib=record.correction * self._filling_mib(self._filled_rows)
+            if self._fills
+            else 0.0,
         )
 
     def _shape(self, split: int, num_rows: int) -> BatchShape:

@@ -16,6 +16,7 @@ import torch
 from automl_ft.data.batches import Padding, training_order
 from automl_ft.data.encoding import EncodedSplit
 from automl_ft.models.capabilities import Capabilities
+from automl_ft.models.dropout import DropoutStream, use_stream
 from automl_ft.models.freezing import FreezingPlan
 from automl_ft.models.load import LoadedModel
 from automl_ft.models.packed_model import PackedModel
@@ -51,6 +52,8 @@ class Stopwatch:
     """In which training computes."""
     rows: npt.NDArray[np.int64]
     """Those that are timed."""
+    stream: DropoutStream | None = None
+    """Where dropout masks come from, as in trials; None for torch's own generator."""
 
     @property
     def device(self) -> torch.device:
@@ -91,7 +94,9 @@ class Stopwatch:
             A view of the model that computes.
         """
         if batching == PACKED:
-            return self.capabilities.packed_model(self.compute.model, self.loaded.layer_map)
+            return self.capabilities.packed_model(
+                self.compute.model, self.loaded.layer_map, stream=self.stream
+            )
         return self.capabilities.padded_model(self.compute.model, self.loaded.layer_map)
 
     def maker(self, batching: str, *, in_few_shapes: bool = False) -> InputMaker:
@@ -143,7 +148,8 @@ def make_stopwatch(
     """Choose the rows that are timed, and make the model that computes.
 
     Args:
-        loaded: A model in fp32, on its device; it gets gradients, and its mode changes.
+        loaded: A model in fp32, on its device; it gets gradients, its mode changes, and on a CPU in
+            fp32 its dropout layers draw from a stream from now on.
         capabilities: What it allows.
         train: The training rows.
         padding: How rows are padded.
@@ -156,12 +162,17 @@ def make_stopwatch(
     batch_size = _ON_CPU if model.device.type == "cpu" else _ON_GPU
     plan = FreezingPlan(layer_map=loaded.layer_map, strategy="none")
     order = training_order(len(train), 0, 0)
+    compute, stream = compute_model(model, plan, precision), None
+    if model.device.type == "cpu":
+        stream = DropoutStream(0)
+        use_stream(compute.model, stream)
     return Stopwatch(
         loaded=loaded,
         capabilities=capabilities,
-        compute=compute_model(model, plan, precision),
+        compute=compute,
         split=train,
         padding=padding,
         precision=precision,
         rows=order[: batch_size * _NUM_BATCHES],
+        stream=stream,
     )

@@ -27,6 +27,13 @@ class Techniques:
     """Embedding rows and their optimiser state only for tokens in use."""
     cheap_dropout: bool = True
     """Dropout masks from a fast generator, on a CPU."""
+    row_attention: bool = True
+    """Attention over packed rows as one function with a gradient of its own, on a CPU."""
+    fused_optimizer: bool = True
+    """AdamW by one kernel for all that it does to a weight, where the device has one."""
+    large_validation: bool = True
+    """Validation in large batches of rows of similar length, rather than in the training batch's
+    size and the order of the rows."""
     cuda_graphs: bool = True
     """Steps that are recorded and launched whole, on a GPU where the study says so."""
 
@@ -42,6 +49,9 @@ NONE = Techniques(
     last_block=False,
     compact_vocabulary=False,
     cheap_dropout=False,
+    row_attention=False,
+    fused_optimizer=False,
+    large_validation=False,
     cuda_graphs=False,
 )
 """The plain reference: padded, fp32, no cache, no shortcut."""

@@ -31,10 +31,11 @@ from automl_ft.models.layers import decay_exempt
 from automl_ft.models.vocabulary import expand_saved
 from automl_ft.specs.decision import Decision, Evaluation, Progress
 from automl_ft.specs.hyperparameters import complete
-from automl_ft.specs.trial import TrialSpec
+from automl_ft.specs.trial import TrialResult, TrialSpec
 from automl_ft.trial.build import build_job
 from automl_ft.trial.checkpoint import BEST, LOGITS
 from automl_ft.trial.evaluation import predict_logits
+from automl_ft.trial.group import run_group
 from automl_ft.trial.prefix_cache import PrefixCache
 from automl_ft.trial.prepare import PreparedStudy, prepare_study
 from automl_ft.trial.runner import run_trial
@@ -62,6 +63,8 @@ the rounding moves a weight."""
 GRADIENTS = 1e-5
 """How far gradients may be apart, relative: sums of fp32 numbers in another order, over three
 blocks forth and back, differ by ten to a hundred roundings of 6e-8."""
+STACKED = 1e-4
+"""How far losses and scores of stacked heads may be from those of each alone."""
 BF16 = 0.02
 """How far the mean loss of 30 steps in bf16 may be from that in fp32, in nats."""
 
@@ -150,8 +153,8 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Prepare
 
 
 @pytest.fixture(scope="module")
-def slow_berts() -> dict[str, Trace]:
-    """Trials without any technique, by freezing strategy."""
+def slow_traces() -> dict[tuple[str, str], Trace]:
+    """Trials without any technique, by architecture and freezing strategy."""
     return {}
 
 
@@ -334,22 +337,27 @@ def test_scores_of_a_split_are_those_of_padded_batches(
 @pytest.mark.parametrize("strategy", ["none", "bottom_layers", "head_only"])
 @pytest.mark.parametrize("switched_on", [
     ("packed",), ("packed", "last_block"), ("packed", "compact_vocabulary"), ("prefix_cache",),
-    ("packed", "prefix_cache"),
+    ("packed", "prefix_cache"), ("packed", "row_attention"), ("fused_optimizer",),
+    ("large_validation",),
 ], ids=" ".join)  # fmt: skip
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_each_technique_changes_nothing_without_the_others(
+    name: str,
     switched_on: tuple[str, ...],
     strategy: str,
     studies: Callable[[str], PreparedStudy],
-    slow_berts: dict[str, Trace],
+    slow_traces: dict[tuple[str, str], Trace],
     tmp_path: Path,
 ) -> None:
-    study, recipe = studies("bert"), RECIPES[strategy]
-    if strategy not in slow_berts:
-        slow_berts[strategy] = engine(study, tmp_path / "slow", recipe, NONE)
+    study, recipe = studies(name), recipe_for(name, strategy)
+    slow = slow_traces.get((name, strategy))
+    if slow is None:
+        slow = engine(study, tmp_path / "slow", recipe, NONE)
+        slow_traces[name, strategy] = slow
     techniques = dataclasses.replace(NONE, **dict.fromkeys(switched_on, True))
     fast = engine(study, tmp_path / "fast", recipe, techniques)
-    assert fast.losses == pytest.approx(slow_berts[strategy].losses, abs=SAME)
-    np.testing.assert_allclose(fast.logits, slow_berts[strategy].logits, atol=SAME)
+    assert fast.losses == pytest.approx(slow.losses, abs=SAME)
+    np.testing.assert_allclose(fast.logits, slow.logits, atol=SAME)
 
 
 @pytest.mark.parametrize("name", PADDED)
@@ -404,10 +412,11 @@ def test_a_vocabulary_that_was_cut_is_whole_again_with_every_row_decayed(
 
 
 @pytest.mark.parametrize("strategy", ["none", "bottom_layers", "head_only"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_losses_in_bf16_track_those_in_fp32(
-    strategy: str, studies: Callable[[str], PreparedStudy], tmp_path: Path
+    name: str, strategy: str, studies: Callable[[str], PreparedStudy], tmp_path: Path
 ) -> None:
-    study, recipe = studies("bert"), {**RECIPES[strategy], "epochs": 6}
+    study, recipe = studies(name), {**recipe_for(name, strategy), "epochs": 6}
     training = dataclasses.replace(study.config.training, precision="bf16")
     config = dataclasses.replace(study.config, training=training)
     rough = engine(dataclasses.replace(study, config=config), tmp_path / "rough", recipe, ALL)
@@ -420,6 +429,36 @@ def test_losses_in_bf16_track_those_in_fp32(
     assert {value.dtype for value in load_file(tmp_path / "rough" / BEST).values()} <= {
         torch.float32, torch.float64, torch.int64,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_stacked_heads_are_trained_as_one_by_one(
+    name: str,
+    studies: Callable[[str], PreparedStudy],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    study = studies(name)
+    recipes: list[dict[str, Any]] = [
+        {"freezing": "head_only", "dropout": 0.3, "learning_rate": 3e-2},
+        {"freezing": "head_only", "label_smoothing": 0.2, "weight_decay": 0.3},
+        {"freezing": "head_only", "batch_size": 4, "lr_schedule": "cosine", "epochs": 3},
+    ]
+    specs = [
+        dataclasses.replace(spec_of(recipe, tmp_path / f"stacked-{number}"), number=number)
+        for number, recipe in enumerate(recipes)
+    ]
+    listeners = [Listener() for _ in specs]
+    results: list[TrialResult] = []
+    run_group(specs, study, listeners.__getitem__, results.append, is_pausing=lambda: False)
+    assert not caplog.records  # what keeps trials apart is logged
+    for result in results:
+        alone = engine(study, tmp_path / f"{result.number}", recipes[result.number], ALL)
+        assert listeners[result.number].losses == pytest.approx(alone.losses, abs=STACKED)
+        logits = np.load(tmp_path / f"stacked-{result.number}" / LOGITS)
+        np.testing.assert_allclose(logits, alone.logits, atol=STACKED)
+        assert result.cost.forecast_mib is not None
+    assert sorted(result.number for result in results) == [0, 1, 2]
 
 
 def test_every_architecture_is_here(studies: Callable[[str], PreparedStudy]) -> None:

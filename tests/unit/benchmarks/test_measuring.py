@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from automl_ft.specs.trial import Outcome, TrialCost, TrialResult
+
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 
 
@@ -168,3 +170,42 @@ def test_several_workers_begin_with_the_longest(module, monkeypatch, tmp_path, w
     parts = {"none": "full", "bottom_layers": "half", "head_only": "head"}
     assert [parts[group[0].hyperparameters["freezing"]] for group in given] == order
     assert [len(group) for group in given] == [2 if part == "head" else 1 for part in order]
+
+
+def test_trials_that_saw_other_rows_are_no_comparison(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    script = importlib.import_module("against_trainer")
+    cost = TrialCost(seconds=1.0, examples=60, peak_memory_mib=1.0, forecast_mib=None)
+    result = TrialResult(
+        number=3, outcome=Outcome.COMPLETE, value=0.5, best_step=20, metrics={}, evaluations=(),
+        cost=cost,
+    )  # fmt: skip
+    timed = importlib.import_module("measuring.engine").Timed(seconds=1.0, results=(result,))
+    record = script.Record(lists={1: [timed]})
+    script.check_updates(record, 60)
+    with pytest.raises(RuntimeError, match="Trial 3 saw 60 rows instead of 61"):
+        script.check_updates(record, 61)
+
+
+@pytest.mark.parametrize(
+    ("device", "wish", "tried"),
+    [
+        ("cpu", "auto", {False}), ("cpu", "yes", {True}), ("cuda", "auto", {False, True}),
+        ("cuda", "no", {False}),
+    ],
+)  # fmt: skip
+def test_the_other_side_is_compiled_where_that_may_help(monkeypatch, device, wish, tried):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    script = importlib.import_module("against_trainer")
+    arguments = ["--device", device, "--trainer-compile", wish]
+    options = script.parse(arguments)
+    seen = []
+
+    class Incumbent:
+        def probe(self, configuration, choices):
+            seen.extend(choices)
+            return dict.fromkeys(choices, 1.0)
+
+    script.probe(Incumbent(), options)
+    assert {choice.compile for choice in seen} == tried
+    assert len({script.describe(choice) for choice in seen}) == len(seen) == 4 * len(tried)

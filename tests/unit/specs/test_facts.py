@@ -56,5 +56,7 @@ def test_a_model_without_bf16_computes_in_fp32() -> None:
         data=data, checkpoints=(able, unable), device="cpu", versions={}, precision="bf16"
     )
     assert [facts.precision_of(model) for model in (able, unable)] == ["bf16", "fp32"]
+    on_gpu = replace(facts, device="cuda:1 (NVIDIA H200)")
+    assert [on_gpu.precision_of(model) for model in (able, unable)] == ["bf16", "tf32"]
     tf32 = replace(facts, precision="tf32")
     assert [tf32.precision_of(model) for model in (able, unable)] == ["tf32", "tf32"]

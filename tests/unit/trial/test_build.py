@@ -102,6 +102,9 @@ def test_the_reference_uses_none(few_tokens: PreparedStudy, make_spec: Any, tmp_
         ("compact_vocabulary", lambda job: job.cut is None),
         ("cheap_dropout", lambda job: dropouts(job.model) == {"Dropout"}),
         ("prefix_cache", lambda job: job.stepper.forward.source is None),
+        ("row_attention", lambda job: not job.stepper.forward.view.by_rows),
+        ("fused_optimizer", lambda job: not job.optimizer.defaults["fused"]),
+        ("large_validation", lambda job: not job.validation.exact.is_sorted),
     ],
 )
 def test_each_technique_can_be_switched_off(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from automl_ft.trial.allocations import recorded_allocations
 from automl_ft.trial.budget import MemoryBudget
 from automl_ft.trial.build import build_job
 from automl_ft.trial.loop import Job
+from automl_ft.trial.prefix_cache import PrefixCache
 from automl_ft.trial.prepare import PreparedStudy
 from automl_ft.trial.sizing import held_tensors, whole_eval_batch, whole_micro_batch
 from automl_ft.trial.study_memory import StudyMemory
@@ -266,6 +269,60 @@ def test_the_forecast_is_what_the_longest_rows_take(
     ratio = job.memory.forecast.training_mib / (max(live) / MIB)
     # On a CPU packed rows are padded in groups, and forecast as if they were not.
     assert 0.95 <= ratio <= (1.7 if techniques.packed else 1.05)
+
+
+FROZEN = (
+    {"freezing": "bottom_layers", "frozen_layers": 1},
+    {"freezing": "head_only"},
+    {"freezing": "gradual_unfreezing"},
+)
+
+
+@pytest.mark.parametrize("recipe", FROZEN)
+def test_stored_activations_are_computed_in_as_many_rows_as_fit(
+    study_with: Callable[..., PreparedStudy],
+    make_spec: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    recipe: dict[str, Any],
+) -> None:
+    cache = PrefixCache(tmp_path, 10**8)
+    study = dataclasses.replace(study_with(eval_batch_size=1), memory=StudyMemory(), cache=cache)
+
+    def job_where(free_mib: float | None) -> Job:
+        budget = MemoryBudget(base_mib=BASE, free_mib=free_mib)
+        monkeypatch.setattr(build, "memory_budget", lambda *args: budget)
+        return build_job(make_spec(batch_size=1, **recipe), study)
+
+    whole = job_where(None)
+    forecast = whole.memory.forecast
+    assert whole.stepper.forward.source.rows_at_once == 64
+    assert forecast.batch_mib == forecast.filling_mib > forecast.training_mib
+    held = forecast.weights_mib + forecast.optimizer_mib
+    less = job_where(held + forecast.filling_mib / 3)
+    assert 1 < less.stepper.forward.source.rows_at_once < 64
+    assert less.validation.exact.source.rows_at_once == less.stepper.forward.source.rows_at_once
+    assert less.memory.forecast.filling_mib <= forecast.filling_mib / 3
+    for job in (whole, less):
+        job.compute.enter(job.plan, 0)
+        with recorded_allocations(held_tensors(job.compute)) as live:
+            job.stepper.forward.enter(job.plan, 0, num_passes=1)
+        assert job.stepper.forward.activations is not None
+        mapped = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
+        assert 0 < (max(live) - mapped) / MIB <= job.memory.forecast.filling_mib
+        cache.close()
+        shutil.rmtree(tmp_path)
+
+
+def test_nothing_is_reckoned_for_activations_where_none_are_stored(
+    study_with: Callable[..., PreparedStudy], make_spec: Callable[..., Any], tmp_path: Path
+) -> None:
+    cached = dataclasses.replace(study_with(), cache=PrefixCache(tmp_path, 10**8))
+    jobs = (
+        build_job(make_spec(freezing="none"), cached),
+        build_job(make_spec(freezing="head_only"), dataclasses.replace(cached, cache=None)),
+    )
+    assert [job.memory.forecast.filling_mib for job in jobs] == [0.0, 0.0]
 
 
 def test_memory_is_divided_by_the_workers_on_the_trial_s_device(

@@ -45,6 +45,20 @@ def test_what_computes_in_training_trains(make: Any, precision: str) -> None:
     assert any(p.grad is not None for p in watch.compute.model.parameters())
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_masks_come_from_where_trials_take_them(make: Any, precision: str) -> None:
+    watch = make(precision)
+    before = watch.stream.position["state"]["state"].tolist()
+    random = torch.random.get_rng_state()
+    for batching in LAYOUTS:
+        watch.train(batching)
+        after = watch.stream.position["state"]["state"].tolist()
+        assert after != before, batching
+        before = after
+        if batching == "packed":  # padded attention is torch's own
+            assert torch.equal(torch.random.get_rng_state(), random)
+
+
 def test_rows_are_timed_once_each(make: Any) -> None:
     rows = make("fp32").rows
     assert len(set(rows.tolist())) == len(rows) == 16
