@@ -76,7 +76,7 @@ class HeadPlaces:
         """Divide heads in their places by groups.
 
         Args:
-            states: Each (P * H, head_dim).
+            *states: Each (P * H, head_dim).
 
         Yields:
             Of each group as many views, (G * H, S, head_dim).

@@ -92,6 +92,9 @@ class MemoryForecast:
     filling_mib: float = 0.0
     """What the longest rows take while activations are computed that are to be stored; 0 where
     there are none."""
+    kernels_mib: float = 0.0
+    """What kernels take for themselves in a process that has not trained yet; in others it is part
+    of the base."""
 
     @property
     def batch_mib(self) -> float:
@@ -101,7 +104,12 @@ class MemoryForecast:
     @property
     def needed_mib(self) -> float:
         """What the trial adds to what is in use."""
-        return self.weights_mib + self.optimizer_mib + self.batch_mib
+        return self.held_mib + self.batch_mib
+
+    @property
+    def held_mib(self) -> float:
+        """What the trial holds all the time."""
+        return self.kernels_mib + self.weights_mib + self.optimizer_mib
 
     @property
     def total_mib(self) -> float:

@@ -228,11 +228,12 @@ def failure_of(error: Exception) -> TrialFailure:
 
 
 def release(study: PreparedStudy) -> None:
-    """Give back what an ended trial no longer refers to.
+    """Give back what an ended trial no longer refers to; its kernels stay.
 
     Args:
         study: The prepared study.
     """
+    study.memory.has_trained = True
     if study.cache is not None:
         study.cache.close()  # what no trial uses may make room for others
     gc.collect()

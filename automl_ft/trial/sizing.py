@@ -58,6 +58,10 @@ _EVAL_TOKENS = 2048
 """Tokens at once in validation on a CPU where `training.eval_batch_size` is `auto`. Measured with
 MiniLM in fp32 on one thread, rows of 19, 67 and 133 tokens on average: 1,024 to 2,048 are the
 fastest; 512 take 3 to 6 % longer, 4,096 3 to 10 %, 8,192 9 to 22 %, as layers leave the cache."""
+_KERNELS_MIB = 300.0
+"""What oneDNN's kernels for the shapes of a first trial in bf16 take on a CPU and keep. Measured
+with MiniLM: 183 MiB on TREC-6, 217 on R8, 313 on SST-2; a second trial adds 30 to 50; fp32 takes
+3."""
 _EVAL_TOKENS_ELSEWHERE = 16384
 """The same on other devices, whose many units want more at once; not measured."""
 
@@ -176,6 +180,8 @@ class _Sizing:
         self._longest = [tuple(np.sort(split.lengths)[: -most - 1 : -1]) for split in splits]
         self._weights_mib = _unique_mib(held_tensors(parts.compute))
         self._optimizer_mib = 2 * 4 * sum(p.numel() for p in parts.parameters) / _MIB
+        makes_kernels = parts.device.type == "cpu" and parts.compute.model.dtype is torch.bfloat16
+        self._kernels_mib = _KERNELS_MIB if makes_kernels and not study.has_trained else 0.0
         self._filled_rows = self._choose_filled_rows() if self._fills else 0
 
     def guard(self) -> MemoryGuard:
@@ -205,7 +211,8 @@ class _Sizing:
         free = self._budget.free_mib
         sizes = _halvings(most_filled_rows(self._parts.device.type))
         correction = self._study.correction(self._parts.device.type)
-        left = math.inf if free is None else free - self._weights_mib - self._optimizer_mib
+        held = self._kernels_mib + self._weights_mib + self._optimizer_mib
+        left = math.inf if free is None else free - held
         return next((s for s in sizes if correction * self._filling_mib(s) <= left), sizes[-1])
 
     def _filling_mib(self, num_rows: int) -> float:
@@ -262,14 +269,14 @@ class _Sizing:
             return True
         forecast = self._forecast(record)
         batch: float = getattr(forecast, phase)
-        return forecast.weights_mib + forecast.optimizer_mib + batch <= free
+        return forecast.held_mib + batch <= free
 
     def _shortfall(self, record: TrialMemory) -> float:
         """Return by what factor the batches of a forecast must grow to fill what there was."""
         if self._budget.free_mib is None:
             return 1.0
         forecast = self._forecast(record)
-        left = self._budget.free_mib - forecast.weights_mib - forecast.optimizer_mib
+        left = self._budget.free_mib - forecast.held_mib
         return left / max(forecast.training_mib, forecast.validation_mib, 1.0)
 
     def _forecast(self, record: TrialMemory) -> MemoryForecast:
@@ -290,6 +297,7 @@ class _Sizing:
             filling_mib=record.correction * self._filling_mib(self._filled_rows)
             if self._fills
             else 0.0,
+            kernels_mib=self._kernels_mib,
         )
 
     def _shape(self, split: int, num_rows: int) -> BatchShape:

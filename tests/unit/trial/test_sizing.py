@@ -325,6 +325,30 @@ def test_nothing_is_reckoned_for_activations_where_none_are_stored(
     assert [job.memory.forecast.filling_mib for job in jobs] == [0.0, 0.0]
 
 
+def test_kernels_of_bf16_are_reckoned_with_until_a_process_has_trained(
+    study_with: Callable[..., PreparedStudy],
+    make_spec: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    budget = MemoryBudget(base_mib=BASE, free_mib=10.0)
+    monkeypatch.setattr(build, "memory_budget", lambda *args: budget)
+
+    def job_in(precision: str, memory: StudyMemory) -> Job:
+        study = study_with(precision=precision, micro_batch_size="auto")
+        return build_job(make_spec(batch_size=16), dataclasses.replace(study, memory=memory))
+
+    memory = StudyMemory()
+    first = job_in("bf16", memory)
+    assert first.memory.forecast.kernels_mib == 300
+    assert first.memory.forecast.total_mib > BASE + 300
+    assert first.memory.record.micro_batch_size == 1  # 10 MiB hold no kernels
+    memory.has_trained = True
+    second = job_in("bf16", memory)
+    assert second.memory.forecast.kernels_mib == 0
+    assert second.memory.record.micro_batch_size == 16
+    assert job_in("fp32", StudyMemory()).memory.forecast.kernels_mib == 0
+
+
 def test_memory_is_divided_by_the_workers_on_the_trial_s_device(
     study_with: Callable[..., PreparedStudy],
     make_spec: Callable[..., Any],
