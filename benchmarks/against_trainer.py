@@ -10,6 +10,7 @@ starting processes are outside the timing of both sides. The last line is JSON.
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -62,17 +63,17 @@ def main() -> None:
     settle(options, (64, 32, 1))
     results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
-        for model in options.models:
-            for name in options.data_set:
-                place = Path(folder) / f"{len(results)}-{name}"
-                place.mkdir()
-                try:
-                    data = load(name, place, options)
-                except MissingDataError as error:
-                    print(f"skipped: {error}", flush=True)
-                    continue
-                results.append(compare(write_large_model(model, place), data, place, options))
-                results[-1] |= {"data_set": name, "model": model}
+        pairs = itertools.product(options.models, dict.fromkeys(options.data_set))
+        for number, (model, name) in enumerate(pairs):
+            place = Path(folder) / str(number)
+            place.mkdir()
+            try:
+                data = load(name, place, options)
+            except MissingDataError as error:
+                print(f"skipped: {error}", flush=True)
+                continue
+            results.append(compare(write_large_model(model, place), data, place, options))
+            results[-1] |= {"data_set": name, "model": model}
     machine = describe_machine(options.device)
     print_json({"machine": machine, "sizes": sizes_of(options), "results": results})
 
@@ -104,6 +105,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--no-plain", action="store_true", help="do not run the other side in its plain setting")
     options = parser.parse_args(arguments)
     large = ["bert-base-random"] if options.device.startswith("cuda") else []
+    options.workers = list(dict.fromkeys(options.workers))
     options.models = [options.model] if options.model else ["minilm-l6", *large]
     return options
 

@@ -34,7 +34,10 @@ from automl_ft.trial.prepare import PreparedStudy
 PARTS = ("full", "half", "head")
 STACKED = 8
 """Head-only trials in a group."""
-NEEDS = {"screening": "bf16", "row_attention": "packed", "cuda_graphs": "packed"}
+NEEDS = {
+    "screening": "bf16",
+    **dict.fromkeys(["last_block", "compact_vocabulary", "row_attention", "cuda_graphs"], "packed"),
+}
 """Techniques that do nothing by themselves, and what they add to."""
 
 

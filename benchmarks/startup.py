@@ -93,6 +93,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             first, tenth = time_search({"theirs": "trainer"}.get(side, side), file)
             seconds["first_trial"][side].append(first)
             seconds["tenth_trial"][side].append(tenth)
+        print(f"repeat {repeat + 1} of {options.repeats} is done", flush=True)
     return {name: compare_seconds(**seconds[name]) for name in names}
 
 

@@ -98,13 +98,13 @@ def attend(
     Args:
         query: Shape (B, heads, L, head_dim).
         key: Shape (B, heads, S, head_dim).
-        value: Shape (B, heads, S, head_dim).
+        value: Shape (B, heads, S, width), often of the same width.
         bias: Added to the scores, shape (B, 1, 1, S) or (B, 1, L, S).
         scaling: Factor on the scores.
         dropout: Probability with which a weight is dropped, in [0, 1).
 
     Returns:
-        Shape (B, heads, L, head_dim).
+        Shape (B, heads, L, width).
     """
     is_eager = query.device.type == "cpu" and (dropout > 0 or key.shape[2] <= _LONGEST_EAGER)
     if not is_eager:
@@ -115,7 +115,7 @@ def attend(
     # builds the weights in any case where there is dropout (measured 1.1x a step). Scaling and
     # bias ride on the first matmul, whose cost they hardly change (by themselves they took longer
     # than it). The softmax runs in fp32: a sum, and faster there than in bf16.
-    rows, heads, _, width = query.shape
+    rows, heads = query.shape[:2]
     scores = torch.baddbmm(
         bias.expand(rows, heads, -1, -1).flatten(0, 1),
         query.flatten(0, 1),
@@ -125,7 +125,7 @@ def attend(
     weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
     if dropout > 0:
         weights = _drop(weights, dropout)
-    return torch.bmm(weights, value.flatten(0, 1)).view(rows, heads, -1, width)
+    return torch.bmm(weights, value.flatten(0, 1)).view(rows, heads, -1, value.shape[3])
 
 
 def _drop(weights: Tensor, p: float) -> Tensor:

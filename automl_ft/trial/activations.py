@@ -117,7 +117,12 @@ class ActivationSource:
     precision: str = "fp32"
     """In which they are computed, as steps are; `tf32` shortens factors on a GPU."""
     rows_at_once: int | None = None
-    """Rows that are computed at once, set by `trial.sizing`; None for `most_filled_rows`."""
+    """Rows that are computed at once, set by `trial.sizing`; None for `most_filled_rows`. Halved
+    where memory runs out."""
+    on_shortage: Callable[[], None] | None = None
+    """Told where memory ran out, before fewer rows are tried."""
+    has_filled: bool = False
+    """Whether rows were computed here to be stored."""
     widths: dict[int, int] = field(default_factory=dict)
     """By number of blocks the width of their activations, as far as this process knows."""
 
@@ -256,15 +261,14 @@ class ActivationSource:
         """Compute all rows; where memory runs out, in half as many at once."""
         size = self.rows_at_once or most_filled_rows(self.maker.device.type)
         order = np.argsort(-self.split.lengths, kind="stable")  # the longest batch comes first
-        start = 0
+        self.has_filled, start = True, 0
         while start < len(order):
             rows = order[start : start + size]
-            try:
-                found = self._compute(view, rows, arrays, begin)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error) or size == 1:
-                    raise
-                size //= 2
+            found = self._tried(view, rows, arrays, begin)
+            if found is None:
+                self.rows_at_once = size = (len(rows) + 1) // 2
+                if self.on_shortage is not None:
+                    self.on_shortage()
                 continue
             for num_blocks, hidden in found.items():
                 pooled = _is_pooled(view, num_blocks)
@@ -272,6 +276,21 @@ class ActivationSource:
                 values = arrays[num_blocks]
                 values[torch.from_numpy(places)] = hidden[: len(places)].to(values.device)
             start += size
+
+    def _tried(
+        self,
+        view: PackedModel | PaddedModel,
+        rows: npt.NDArray[np.int64],
+        boundaries: Iterable[int],
+        begin: Activations | None,
+    ) -> dict[int, Tensor] | None:
+        """Compute some rows; None where memory ran out and fewer may do."""
+        try:
+            return self._compute(view, rows, boundaries, begin)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or len(rows) == 1:
+                raise
+        return None  # only here, where the exception no longer holds the tensors
 
     def _compute(
         self,

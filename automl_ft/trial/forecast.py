@@ -42,6 +42,13 @@ class BatchShape:
     """Whether packed rows are filled up to one of a few shapes."""
 
     @property
+    def num_tokens(self) -> int:
+        """Tokens with filler or padding."""
+        if not self.is_packed:
+            return len(self.lengths) * max(self.lengths)
+        return filled_up(sum(self.lengths), in_few_shapes=self.in_few_shapes)
+
+    @property
     def features(self) -> tuple[float, ...]:
         """What live bytes are linear in: 1, rows, tokens, padded tokens, squares of attention.
 
@@ -50,10 +57,8 @@ class BatchShape:
         rows, longest = len(self.lengths), max(self.lengths)
         if not self.is_packed:
             return (1.0, rows, rows * longest, rows * longest, rows * longest**2)
-        is_few = self.in_few_shapes
-        tokens = filled_up(sum(self.lengths), in_few_shapes=is_few)
-        longest = padded_length(longest, in_few_shapes=is_few)
-        return (1.0, rows, tokens, rows * longest, rows * longest**2)
+        longest = padded_length(longest, in_few_shapes=self.in_few_shapes)
+        return (1.0, rows, self.num_tokens, rows * longest, rows * longest**2)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -99,7 +104,12 @@ class MemoryForecast:
     @property
     def batch_mib(self) -> float:
         """What its largest batch takes: the part that is an estimate."""
-        return max(self.training_mib, self.validation_mib, self.filling_mib)
+        return max(self.steps_mib, self.filling_mib)
+
+    @property
+    def steps_mib(self) -> float:
+        """What its largest batch takes in steps and validations."""
+        return max(self.training_mib, self.validation_mib)
 
     @property
     def needed_mib(self) -> float:

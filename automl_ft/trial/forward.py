@@ -117,17 +117,24 @@ class Forward:
         """
         return self.source is not None and self._boundary(plan, stage) == plan.layer_map.num_layers
 
-    def may_fill(self, plan: FreezingPlan) -> bool:
-        """Tell whether a trial may have to compute activations that are to be stored.
+    def stored_boundaries(self, plan: FreezingPlan) -> frozenset[int]:
+        """Return at which boundaries a trial may compute activations that are to be stored.
 
         Args:
             plan: The freezing plan.
 
         Returns:
-            Whether some stage has frozen blocks for which they can stand in.
+            Numbers of blocks, from 1 up; none where nothing is frozen or stored.
         """
+        if self.source is None:
+            return frozenset()
         depths = (self._boundary(plan, stage) for stage in range(plan.num_stages))
-        return self.source is not None and max(depths) >= 1
+        return frozenset(depth for depth in depths if depth >= 1)
+
+    @property
+    def has_filled(self) -> bool:
+        """Whether activations were computed here to be stored."""
+        return self.source is not None and self.source.has_filled
 
     def _boundary(self, plan: FreezingPlan, stage: int) -> int:
         """Return how many blocks activations can stand in for in a stage."""

@@ -178,10 +178,15 @@ class MemoryGuard:
         if self.num_failures:
             return
         forecast = self.forecast_of(self.record)
-        batch = forecast.batch_mib / self.record.correction
+        batch = forecast.steps_mib / self.record.correction
         if batch > 0:
-            found = (peak_mib - forecast.total_mib + forecast.batch_mib) / batch
+            found = (peak_mib - forecast.base_mib - forecast.held_mib) / batch
             self.study.relax(self.device.type, found, batch)
+
+    def note_shortage(self) -> None:
+        """Count that memory ran out while activations were computed, and free what can be."""
+        self._note(self.forecast_of(self.record).filling_mib)
+        self._free()
 
     def all_scores(self, scorer: Scorer) -> npt.NDArray[np.float32]:
         """Score a split: `Scorer.all_scores`, again with less at once.
@@ -209,9 +214,13 @@ class MemoryGuard:
         is_single = min(self.record.micro_batch_size, num_rows) == 1
         return not (is_single and self.record.is_checkpointing)
 
-    def _note(self, **changes: int) -> None:
-        factor = min(_MOST, max(_LEAST, self.shortfall(self.record)))
-        batch = self.forecast_of(self.record).batch_mib / self.record.correction
+    def _note(self, failed_mib: float | None = None, **changes: int) -> None:
+        """Count a failure of a batch, by default of a step, that was forecast to take so much."""
+        steps = self.forecast_of(self.record).steps_mib
+        failed = steps if failed_mib is None else max(failed_mib, 1.0)
+        short = self.shortfall(self.record) * (steps / failed if failed > 0 else 1.0)
+        factor = min(_MOST, max(_LEAST, short))
+        batch = failed / self.record.correction
         self.num_failures += 1
         self.record = dataclasses.replace(
             self.record,

@@ -272,6 +272,8 @@ class _HeadBuilder:
         record = TrialMemory(
             micro_batch_size=whole_micro_batch(training.micro_batch_size, recipe.batch_size),
             eval_batch_size=job.memory.record.eval_batch_size,
+            # While the activations that all share were computed.
+            num_out_of_memory=job.memory.record.num_out_of_memory,
         )
         return TrialParts(
             recipe=recipe,

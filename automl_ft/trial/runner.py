@@ -169,8 +169,12 @@ def _unbuilt(record: TrialMemory | None, spec: TrialSpec, study: PreparedStudy) 
 def _is_evidence(job: Job, state: TrainingState, first: int) -> bool:
     """Tell whether a run took as much memory as its trial ever does.
 
-    It met every row, trained all that is ever trained, and computed all blocks itself.
+    It met every row, trained all that is ever trained, computed all blocks itself, and none that
+    were to be stored.
     """
+    forwards = (job.stepper.forward, job.validation.exact, job.validation.rough)
+    if any(forward is not None and forward.has_filled for forward in forwards):
+        return False
     return (
         state.examples_seen - first >= job.batches.num_examples
         and state.stage == job.plan.num_stages - 1

@@ -173,7 +173,9 @@ class _Sizing:
         self._eval_rows = whole_eval_batch(
             wishes.eval_batch_size, splits[1].lengths, parts.device.type
         )
-        self._fills = any(forward.may_fill(parts.plan) for forward in parts.filling)
+        boundaries = [len(forward.stored_boundaries(parts.plan)) for forward in parts.filling]
+        self._num_boundaries = max(boundaries)
+        self._fills = self._num_boundaries > 0
         most = max(wishes.batch_size, self._eval_rows)
         if self._fills:
             most = max(most, most_filled_rows(parts.device.type))
@@ -189,12 +191,9 @@ class _Sizing:
         record = self._choose()
         parts = self._parts
         parts.stepper.micro_batch_size = record.micro_batch_size
-        for forward in parts.filling:
-            if forward.source is not None:
-                forward.source.rows_at_once = self._filled_rows or None
         if record.is_checkpointing:
             self._checkpoint()
-        return MemoryGuard(
+        guard = MemoryGuard(
             stepper=parts.stepper,
             compute=parts.compute,
             device=parts.device,
@@ -205,6 +204,11 @@ class _Sizing:
             forecast_of=self._forecast,
             checkpoint_blocks=self._checkpoint,
         )
+        for forward in parts.filling:
+            if forward.source is not None:
+                forward.source.rows_at_once = self._filled_rows or None
+                forward.source.on_shortage = guard.note_shortage
+        return guard
 
     def _choose_filled_rows(self) -> int:
         """Take the most rows at once that fit while activations are computed; 1 where none do."""
@@ -216,9 +220,15 @@ class _Sizing:
         return next((s for s in sizes if correction * self._filling_mib(s) <= left), sizes[-1])
 
     def _filling_mib(self, num_rows: int) -> float:
-        """Return what the longest rows take, in fp32 and through all blocks: that or less."""
+        """Return what the longest rows take, in fp32 and through all blocks: that or less.
+
+        Besides a pass these are copies of what passes each boundary below the highest.
+        """
         profile = self._validation_profile()
-        return max(profile.peak_mib(self._shape(split, num_rows)) for split in (0, 1))
+        config = self._parts.compute.master.config.get_text_config()
+        copied = (self._num_boundaries - 1) * 4 * int(getattr(config, "hidden_size", 0)) / _MIB
+        shapes = [self._shape(split, num_rows) for split in (0, 1)]
+        return max(profile.peak_mib(s) + copied * s.num_tokens for s in shapes)
 
     def _choose(self) -> TrialMemory:
         """Take the largest sizes that fit, and checkpointing where none does."""
@@ -277,7 +287,7 @@ class _Sizing:
             return 1.0
         forecast = self._forecast(record)
         left = self._budget.free_mib - forecast.held_mib
-        return left / max(forecast.training_mib, forecast.validation_mib, 1.0)
+        return left / max(forecast.steps_mib, 1.0)
 
     def _forecast(self, record: TrialMemory) -> MemoryForecast:
         training = self._profile(is_checkpointing=record.is_checkpointing)

@@ -36,7 +36,7 @@ def make_parser(doc: str | None) -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--quick", action="store_true", help="less than 5 minutes on two cores: fewer rows")
-    add("--repeats", type=int, default=3, help="repeats; each has a seed of its own")
+    add("--repeats", type=_positive, default=3, help="repeats; each has a seed of its own")
     add("--device", default="cpu", help="cpu or cuda")
     add("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads of each side")
     add("--model", default="minilm-l6", help=f"bundled name, folder, or {LARGE}")
@@ -48,6 +48,13 @@ def make_parser(doc: str | None) -> argparse.ArgumentParser:
     add("--max-length", type=int, default=128, help="tokens that rows are cut to")
     add("--epochs", type=int, default=3, help="passes over the training rows")
     return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 1 up")
+    return number
 
 
 def settle(options: argparse.Namespace, quick: tuple[int, int, int] = (160, 80, 1)) -> None:

@@ -221,6 +221,15 @@ def test_dropout_drops_weights_at_its_rate_and_scales_the_others(has_stream: boo
     assert float((found == 0).float().mean()) == pytest.approx(p, abs=4.5 * spread)
 
 
+def test_values_may_have_a_width_of_their_own():
+    draws = torch.Generator().manual_seed(0)
+    query, key = (torch.randn(2, 3, 4, 8, generator=draws) for _ in range(2))
+    value = torch.randn(2, 3, 4, 6, generator=draws)
+    found = attend(query, key, value, torch.zeros(2, 1, 1, 4), scaling=0.5, dropout=0.0)
+    expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, scale=0.5)
+    torch.testing.assert_close(found, expected, **CLOSE)
+
+
 def test_dropout_in_the_model_follows_its_attention_layers(fast, pack_rows):
     found = fast("bert")
     stream = DropoutStream(1)

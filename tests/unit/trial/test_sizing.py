@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import torch
 
+from automl_ft.config.study import ModelConfig
 from automl_ft.trial import build
 from automl_ft.trial.allocations import recorded_allocations
 from automl_ft.trial.budget import MemoryBudget
 from automl_ft.trial.build import build_job
 from automl_ft.trial.loop import Job
 from automl_ft.trial.prefix_cache import PrefixCache
-from automl_ft.trial.prepare import PreparedStudy
+from automl_ft.trial.prepare import PreparedStudy, prepare_study
 from automl_ft.trial.sizing import held_tensors, whole_eval_batch, whole_micro_batch
 from automl_ft.trial.study_memory import StudyMemory
 from automl_ft.trial.techniques import ALL, NONE, Techniques
@@ -312,6 +313,24 @@ def test_stored_activations_are_computed_in_as_many_rows_as_fit(
         assert 0 < (max(live) - mapped) / MIB <= job.memory.forecast.filling_mib
         cache.close()
         shutil.rmtree(tmp_path)
+
+
+def test_copies_at_every_boundary_are_reckoned_with(
+    config: Any, save_checkpoint: Any, make_spec: Callable[..., Any], tmp_path: Path
+) -> None:
+    checkpoint = str(save_checkpoint("bert", num_hidden_layers=9))
+    config = dataclasses.replace(config, model=ModelConfig(checkpoint=checkpoint))
+    cache = PrefixCache(tmp_path / "activations", 10**8)
+    study = dataclasses.replace(prepare_study(config, (checkpoint,), None), cache=cache)
+    found = {}
+    for strategy in ("head_only", "gradual_unfreezing"):
+        job = build_job(make_spec(batch_size=1, freezing=strategy), study)
+        found[strategy] = job.memory.forecast.filling_mib
+    with recorded_allocations(held_tensors(job.compute)) as live:
+        job.stepper.forward.enter(job.plan, 0, num_passes=1)
+    mapped = sum(p.stat().st_size for p in tmp_path.rglob("activations/**/*") if p.is_file())
+    assert job.stepper.forward.has_filled
+    assert found["head_only"] < (max(live) - mapped) / MIB <= found["gradual_unfreezing"]
 
 
 def test_nothing_is_reckoned_for_activations_where_none_are_stored(
