@@ -103,6 +103,9 @@ class _Run:
                 if not is_mendable or self._num_rebuilt == _MOST_REBUILT:
                     raise
             else:
+                stored = self._job.stepper.forward.activations
+                if stored is None or not stored.is_pooled:  # else only a head was trained
+                    self._study.memory.has_trained = True
                 if self._num_rebuilt == 0 and _is_evidence(self._job, self.state, first):
                     self._job.memory.settle(taken_memory_mib(self._study.device))
                 return outcome
@@ -232,12 +235,11 @@ def failure_of(error: Exception) -> TrialFailure:
 
 
 def release(study: PreparedStudy) -> None:
-    """Give back what an ended trial no longer refers to; its kernels stay.
+    """Give back what an ended trial no longer refers to.
 
     Args:
         study: The prepared study.
     """
-    study.memory.has_trained = True
     if study.cache is not None:
         study.cache.close()  # what no trial uses may make room for others
     gc.collect()

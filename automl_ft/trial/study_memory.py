@@ -63,7 +63,7 @@ class StudyMemory:
     most_free_mib: dict[str, float] = field(default_factory=dict)
     """The most that this process has seen free, by device; see `trial.budget`."""
     has_trained: bool = False
-    """Whether this process has run a trial, so that its kernels are there."""
+    """Whether this process has trained more than heads, so that its kernels are there."""
     is_told_of_tight_memory: bool = False
     """Whether this process has warned that even the smallest sizes may not fit."""
     _own: dict[str, _Lesson] = field(default_factory=dict, init=False)

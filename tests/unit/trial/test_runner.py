@@ -11,12 +11,14 @@ import pytest
 import torch
 
 from automl_ft.errors import ModelError
+from automl_ft.files import quota
 from automl_ft.models.load import LoadedModel
 from automl_ft.specs.codec import from_plain, to_plain
 from automl_ft.specs.decision import Decision
 from automl_ft.specs.failure import FailureKind
 from automl_ft.specs.trial import Outcome, TrialResult, TrialSpec
 from automl_ft.trial.build import build_job
+from automl_ft.trial.prefix_cache import PrefixCache
 from automl_ft.trial.prepare import PreparedStudy
 from automl_ft.trial.runner import restore, run_trial
 from automl_ft.trial.study_memory import StudyMemory
@@ -31,6 +33,18 @@ def test_a_complete_trial_tells_value_metrics_and_cost(run: Any) -> None:
     assert result.cost.examples == 82
     assert result.cost.seconds >= result.evaluations[-1].seconds > 0
     assert 10 < result.cost.peak_memory_mib < 20_000
+
+
+def test_a_process_that_trained_heads_alone_has_not_all_kernels(
+    run: Any, study: PreparedStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quota, "_SPARE_BYTES", 0)
+    cache = PrefixCache(tmp_path / "activations", 10**8)
+    study = dataclasses.replace(study, memory=StudyMemory(), cache=cache)
+    run(study=study, folder=tmp_path / "head", freezing="head_only")
+    assert not study.memory.has_trained
+    run(study=study, folder=tmp_path / "full", freezing="none")
+    assert study.memory.has_trained
 
 
 def test_a_result_survives_the_pipe(run: Any) -> None:
