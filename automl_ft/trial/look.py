@@ -115,10 +115,11 @@ def _fastest_batching(looked_at: LookedAt, capabilities: Capabilities, precision
         return PACKED  # a trial may find what fits
 
 
-def _stopwatch(looked_at: LookedAt, capabilities: Capabilities, precision: str) -> Stopwatch:
-    return make_stopwatch(
-        looked_at.loaded, capabilities, looked_at.splits["train"], looked_at.padding, precision
-    )
+def _stopwatch(
+    looked_at: LookedAt, capabilities: Capabilities, precision: str, **options: bool
+) -> Stopwatch:
+    train, padding = looked_at.splits["train"], looked_at.padding
+    return make_stopwatch(looked_at.loaded, capabilities, train, padding, precision, **options)
 
 
 def _look_at_graphs(looked_at: LookedAt, capabilities: Capabilities, precision: str) -> GraphLook:
@@ -127,7 +128,8 @@ def _look_at_graphs(looked_at: LookedAt, capabilities: Capabilities, precision: 
     if recorder is None:
         return GraphLook(pays=False, problem="")
     try:
-        return look_at_graphs(_stopwatch(looked_at, capabilities, precision), recorder)
+        watch = _stopwatch(looked_at, capabilities, precision, has_stream=False)
+        return look_at_graphs(watch, recorder)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise

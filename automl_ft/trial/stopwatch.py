@@ -144,6 +144,8 @@ def make_stopwatch(
     train: EncodedSplit,
     padding: Padding,
     precision: str,
+    *,
+    has_stream: bool = True,
 ) -> Stopwatch:
     """Choose the rows that are timed, and make the model that computes.
 
@@ -154,6 +156,8 @@ def make_stopwatch(
         train: The training rows.
         padding: How rows are padded.
         precision: In which training computes: `fp32`, `tf32` or `bf16`.
+        has_stream: Whether dropout masks come from where trials on a CPU take them; steps that are
+            recorded need torch's own.
 
     Returns:
         The stopwatch.
@@ -163,7 +167,7 @@ def make_stopwatch(
     plan = FreezingPlan(layer_map=loaded.layer_map, strategy="none")
     order = training_order(len(train), 0, 0)
     compute, stream = compute_model(model, plan, precision), None
-    if model.device.type == "cpu":
+    if has_stream and model.device.type == "cpu":
         stream = DropoutStream(0)
         use_stream(compute.model, stream)
     return Stopwatch(

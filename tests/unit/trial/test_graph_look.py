@@ -36,9 +36,8 @@ def watch_of() -> Callable[..., Stopwatch]:
         opened = study.checkpoint(None)
         loaded = study.load_model(opened, dropout=0.1, seed=0)
         capabilities = find_capabilities(loaded.model, loaded.layer_map)
-        return make_stopwatch(
-            loaded, capabilities, opened.splits["train"], opened.padding, precision
-        )
+        train, padding = opened.splits["train"], opened.padding
+        return make_stopwatch(loaded, capabilities, train, padding, precision, has_stream=False)
 
     return make
 
