@@ -257,7 +257,7 @@ def named(name: str, workers: int) -> str:
     return f"{name}_{workers}_worker{'s' * (workers > 1)}"
 
 
-def check_updates(record: Record, examples: int) -> None:
+def check_examples(record: Record, examples: int) -> None:
     """Refuse a comparison of trials that did not do the same work.
 
     Args:
@@ -292,7 +292,7 @@ def summarise(record: Record, examples: int) -> dict[str, Any]:
         **{f"ours_{count}": [run.seconds for run in runs] for count, runs in record.lists.items()},
     }
     best = record.found["best"]
-    check_updates(record, examples)
+    check_examples(record, examples)
     return {
         "against": {
             name: {

@@ -169,8 +169,9 @@ def _packed_attention(  # noqa: PLR0913 - transformers' signature
         "dtype": query.dtype,
     }
     scale = query.shape[3] ** -0.5 if scaling is None else scaling
-    if _goes_by_rows(query, key, value, dropout):
-        return _by_rows((query, key, value), kind, scaling=scale, dropout=dropout), None
+    states = query, key, value
+    if _goes_by_rows(packing, states, dropout):
+        return _by_rows(packing, states, kind, scaling=scale, dropout=dropout), None
     repeats = query.shape[1] // key.shape[1]
     spread = (
         _spread_heads(query, packing),
@@ -178,32 +179,35 @@ def _packed_attention(  # noqa: PLR0913 - transformers' signature
         _spread_heads(value, packing, repeats),
     )
     outputs = []
-    for group, states in zip(packing.groups, zip(*spread, strict=True), strict=True):
-        output = attend(*states, group.bias(**kind), scaling=scale, dropout=dropout)
+    for group, parts in zip(packing.groups, zip(*spread, strict=True), strict=True):
+        output = attend(*parts, group.bias(**kind), scaling=scale, dropout=dropout)
         outputs.append(output.transpose(1, 2).flatten(2))
     heads, width = query.shape[1], value.shape[3]
     return packing.gather(outputs).view(1, -1, heads, width), None
 
 
-def _goes_by_rows(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> bool:
-    """Tell whether `models.row_attention` computes the batch at hand.
+def _goes_by_rows(packing: Packing, states: tuple[Tensor, Tensor, Tensor], dropout: float) -> bool:
+    """Tell whether `models.row_attention` computes a batch.
 
     It needs as many heads of keys as of queries, of one width; where `attend` would leave a group
     to torch's kernel, all are left to `attend`.
     """
-    packing = _ACTIVE.packing
-    if packing is None or not _ACTIVE.by_rows or query.device.type != "cpu":
+    query, key, value = states
+    if not _ACTIVE.by_rows or query.device.type != "cpu":
         return False
     is_eager = dropout > 0 or max(group.longest for group in packing.groups) <= _LONGEST_EAGER
     return is_eager and query.shape == key.shape == value.shape and packing.is_filler is None
 
 
 def _by_rows(
-    states: tuple[Tensor, Tensor, Tensor], kind: dict[str, Any], *, scaling: float, dropout: float
+    packing: Packing,
+    states: tuple[Tensor, Tensor, Tensor],
+    kind: dict[str, Any],
+    *,
+    scaling: float,
+    dropout: float,
 ) -> Tensor:
     """Attend by `models.row_attention`; from (1, heads, T, head_dim) to (1, T, heads, head_dim)."""
-    packing = _ACTIVE.packing
-    assert packing is not None
     _, heads, tokens, width = states[0].shape
     query, key, value = (s.transpose(1, 2).reshape(tokens, heads * width) for s in states)
     found = attend_rows(

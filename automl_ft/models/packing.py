@@ -29,8 +29,8 @@ _TOKEN_SHAPES, _LENGTH_SHAPES = 8, 2
 """Counts of tokens and lengths between a power of two and the next, where shapes are to be few: on
 average 6 % filler, and a fifth more places in attention."""
 _GROUP_COSTS = 4096
-"""What one more group costs, in pairs of places that attention works on: its two dozen operators
-take 0.15 to 0.25 ms a block, in which time 2,000 to 6,000 pairs are worked off (MiniLM, one and two
+"""What one more group costs, in pairs of places that attention works on: its operators took
+0.15 to 0.25 ms a block, in which time 2,000 to 6,000 pairs are worked off (MiniLM, one and two
 threads of a CPU with bf16); with 2,048 or 8,192 steps are no faster."""
 
 

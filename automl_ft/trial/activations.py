@@ -119,8 +119,8 @@ class ActivationSource:
     rows_at_once: int | None = None
     """Rows that are computed at once, set by `trial.sizing`; None for `most_filled_rows`. Halved
     where memory runs out."""
-    on_shortage: Callable[[], None] | None = None
-    """Told where memory ran out, before fewer rows are tried."""
+    on_shortage: Callable[[int], None] | None = None
+    """Told where memory ran out how many rows are tried next, before they are."""
     has_filled: bool = False
     """Whether rows were computed here to be stored."""
     widths: dict[int, int] = field(default_factory=dict)
@@ -268,7 +268,7 @@ class ActivationSource:
             if found is None:
                 self.rows_at_once = size = (len(rows) + 1) // 2
                 if self.on_shortage is not None:
-                    self.on_shortage()
+                    self.on_shortage(size)
                 continue
             for num_blocks, hidden in found.items():
                 pooled = _is_pooled(view, num_blocks)

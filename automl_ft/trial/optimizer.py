@@ -54,8 +54,8 @@ def build_optimizer(
         is_fused: Whether one kernel does all, where the device has it.
 
     Returns:
-        The optimiser. Each group holds `lr`, `weight_decay` and
-        `is_decayed`, by which `shrink_l1` chooses.
+        The optimiser. Each group holds `lr`, `weight_decay` and `is_decayed`, by which
+        `shrink_l1` chooses.
     """
     wanted = set(names)
     groups: dict[tuple[int, bool], list[Tensor]] = {}

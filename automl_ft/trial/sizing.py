@@ -58,12 +58,12 @@ _EVAL_TOKENS = 2048
 """Tokens at once in validation on a CPU where `training.eval_batch_size` is `auto`. Measured with
 MiniLM in fp32 on one thread, rows of 19, 67 and 133 tokens on average: 1,024 to 2,048 are the
 fastest; 512 take 3 to 6 % longer, 4,096 3 to 10 %, 8,192 9 to 22 %, as layers leave the cache."""
+_EVAL_TOKENS_ELSEWHERE = 16384
+"""The same on other devices, whose many units want more at once; not measured."""
 _KERNELS_MIB = 300.0
 """What oneDNN's kernels for the shapes of a first trial in bf16 take on a CPU and keep. Measured
 with MiniLM: 183 MiB on TREC-6, 217 on R8, 313 on SST-2; a second trial adds 30 to 50; fp32 takes
 3."""
-_EVAL_TOKENS_ELSEWHERE = 16384
-"""The same on other devices, whose many units want more at once; not measured."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -204,11 +204,25 @@ class _Sizing:
             forecast_of=self._forecast,
             checkpoint_blocks=self._checkpoint,
         )
-        for forward in parts.filling:
-            if forward.source is not None:
-                forward.source.rows_at_once = self._filled_rows or None
-                forward.source.on_shortage = guard.note_shortage
+        self._watch_filling(guard)
         return guard
+
+    def _watch_filling(self, guard: MemoryGuard) -> None:
+        """Have activations computed in the rows that fit, in all splits alike."""
+        sources = [f.source for f in self._parts.filling if f.source is not None]
+
+        def take(num_rows: int) -> None:
+            for source in sources:
+                source.rows_at_once = num_rows
+
+        def note(num_rows: int) -> None:
+            take(num_rows)
+            guard.note_shortage()
+
+        for source in sources:
+            source.on_shortage = note
+        if self._fills:
+            take(self._filled_rows)
 
     def _choose_filled_rows(self) -> int:
         """Take the most rows at once that fit while activations are computed; 1 where none do."""

@@ -182,9 +182,9 @@ def test_trials_that_saw_other_rows_are_no_comparison(monkeypatch):
     )  # fmt: skip
     timed = importlib.import_module("measuring.engine").Timed(seconds=1.0, results=(result,))
     record = script.Record(lists={1: [timed]})
-    script.check_updates(record, 60)
+    script.check_examples(record, 60)
     with pytest.raises(RuntimeError, match="Trial 3 saw 60 rows instead of 61"):
-        script.check_updates(record, 61)
+        script.check_examples(record, 61)
 
 
 @pytest.mark.parametrize(
