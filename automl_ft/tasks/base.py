@@ -13,6 +13,7 @@ from automl_ft.config.study import ModelConfig, StudyConfig
 from automl_ft.data.encoding import EncodedSplit
 from automl_ft.data.table import Splits, TextTable
 from automl_ft.models.load import LoadedModel, ResolvedCheckpoint
+from automl_ft.models.weights import PretrainedWeights
 
 __all__ = ["Loss", "SoftTargetLoss", "Task"]
 
@@ -118,6 +119,7 @@ class Task(Protocol):
         *,
         dropout: float | None,
         seed: int,
+        weights: PretrainedWeights | None = None,
     ) -> LoadedModel:
         """Load a pretrained model with a head for this task.
 
@@ -127,6 +129,8 @@ class Task(Protocol):
             labels: Class names by id.
             dropout: Dropout probability everywhere; None keeps the checkpoint's own.
             seed: Seed of the new head.
+            weights: Its weights, which the model shares (see `models.load.load_model`); None reads
+                them for this model alone.
 
         Returns:
             The model with its layer map.

@@ -19,6 +19,7 @@ from automl_ft.data.table import Splits, TextTable
 from automl_ft.errors import UsageError
 from automl_ft.metrics.classification import classification_metrics
 from automl_ft.models.load import LoadedModel, ResolvedCheckpoint, load_model
+from automl_ft.models.weights import PretrainedWeights
 from automl_ft.tasks.base import Loss
 
 __all__ = ["ClassificationLoss", "TextClassification"]
@@ -147,6 +148,7 @@ class TextClassification:
         *,
         dropout: float | None,
         seed: int,
+        weights: PretrainedWeights | None = None,
     ) -> LoadedModel:
         """Load a pretrained model with a sequence-classification head.
 
@@ -156,6 +158,7 @@ class TextClassification:
             labels: Class names by id.
             dropout: Dropout probability everywhere; None keeps the checkpoint's own.
             seed: Seed of the new head.
+            weights: Its weights, which the model shares; None reads them for this model alone.
 
         Returns:
             The model with its layer map.
@@ -163,7 +166,9 @@ class TextClassification:
         Raises:
             ModelError: It cannot be loaded or mapped.
         """
-        return load_model(checkpoint, config, labels=labels, dropout=dropout, seed=seed)
+        return load_model(
+            checkpoint, config, labels=labels, dropout=dropout, seed=seed, weights=weights
+        )
 
     def loss(
         self, config: StudyConfig, train: EncodedSplit, num_labels: int, label_smoothing: float

@@ -141,19 +141,20 @@ class _Builder:
 
     def _model(self) -> _Model:
         spec, study, recipe = self._spec, self._study, self._recipe
-        loaded = study.load_model(self._opened, dropout=recipe.dropout, seed=spec.seed)
+        weights = study.weights_of(self._opened)
+        loaded = study.load_model(
+            self._opened, dropout=recipe.dropout, seed=spec.seed, weights=weights
+        )
         loaded.model.to(study.device)  # type: ignore[arg-type]  # transformers wraps `to`
         assets = assets_of(study, self._opened, loaded)
-        if recipe.reinit_layers:
+        plan = plan_freezing(loaded.layer_map, complete(spec.hyperparameters))
+        cut = self._cut(loaded.model, assets)  # copies the rows in use
+        weights.own_parameters(loaded.model, plan.ever_trainable() | loaded.layer_map.constants)
+        if recipe.reinit_layers:  # of blocks that are never frozen
             reinit_top_blocks(
                 loaded.model, loaded.layer_map, num_layers=recipe.reinit_layers, seed=spec.seed
             )
-        return _Model(
-            loaded=loaded,
-            assets=assets,
-            plan=plan_freezing(loaded.layer_map, complete(spec.hyperparameters)),
-            cut=self._cut(loaded.model, assets),
-        )
+        return _Model(loaded=loaded, assets=assets, plan=plan, cut=cut)
 
     def _cut(self, model: PreTrainedModel, assets: CheckpointAssets) -> CutEmbedding | None:
         if assets.vocabulary is None or not self._techniques.compact_vocabulary:

@@ -250,7 +250,12 @@ class _HeadBuilder:
         drawn = head_with_seed(model, self._names, spec.seed, own_seed=self._pattern.seed)
         if drawn is None or dropouts is None:
             opened = self._study.checkpoint(recipe.model)
-            loaded = self._study.load_model(opened, dropout=recipe.dropout, seed=spec.seed).model
+            loaded = self._study.load_model(
+                opened,
+                dropout=recipe.dropout,
+                seed=spec.seed,
+                weights=self._study.weights_of(opened),
+            ).model
             drawn = {name: loaded.get_parameter(name).detach().clone() for name in self._names}
             dropouts = dropouts_of(loaded)
         return {name: drawn[name].to(self._study.device) for name in self._names}, dropouts

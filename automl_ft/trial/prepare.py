@@ -25,15 +25,18 @@ from automl_ft.data.bundled import BUNDLED
 from automl_ft.data.encoding import EncodedSplit, encode_to_fit
 from automl_ft.data.saved import load_saved_splits
 from automl_ft.data.table import Splits
+from automl_ft.errors import ModelError
 from automl_ft.models.load import (
     LoadedModel,
     ResolvedCheckpoint,
     files_hash,
     load_tokenizer,
+    read_weights,
     resolve,
     weights_hash,
 )
 from automl_ft.models.token_ids import check_token_ids
+from automl_ft.models.weights import PretrainedWeights
 from automl_ft.specs.facts import CheckpointFacts, DataFacts, StudyFacts
 from automl_ft.specs.layout import activations_folder, memory_file, rows_folder
 from automl_ft.specs.validation import (
@@ -105,6 +108,8 @@ class PreparedStudy:
     """Where activations of frozen blocks are kept; None before the study has a folder."""
     assets: dict[str, CheckpointAssets] = field(default_factory=dict)
     """What trials of this process found out about its checkpoints, by the user's name."""
+    weights: dict[str, PretrainedWeights] = field(default_factory=dict)
+    """Pretrained weights that this process has read, by the user's name."""
     memory: StudyMemory = field(default_factory=StudyMemory)
     """What trials learnt of memory; kept in the study's folder once it has one."""
 
@@ -142,21 +147,55 @@ class PreparedStudy:
         """
         return self.checkpoints[self.config.model.checkpoint if name is None else name]
 
-    def load_model(self, opened: OpenCheckpoint, dropout: float | None, seed: int) -> LoadedModel:
+    def load_model(
+        self,
+        opened: OpenCheckpoint,
+        dropout: float | None,
+        seed: int,
+        *,
+        weights: PretrainedWeights | None = None,
+    ) -> LoadedModel:
         """Load a fresh model with a head for the study's labels.
 
         Args:
             opened: Which checkpoint.
             dropout: Dropout probability; None keeps the checkpoint's own.
             seed: Seed of the head.
+            weights: From `weights_of`: what of them is going to change must be made the model's own
+                first. None reads them for this model alone.
 
         Returns:
             The model on the CPU.
         """
-        labels = self.facts.data.labels
         return self.task.load_model(
-            opened.resolved, opened.config, labels, dropout=dropout, seed=seed
+            opened.resolved,
+            opened.config,
+            self.facts.data.labels,
+            dropout=dropout,
+            seed=seed,
+            weights=weights,
         )
+
+    def weights_of(self, opened: OpenCheckpoint) -> PretrainedWeights:
+        """Return a checkpoint's weights, read at the first call of this process.
+
+        Args:
+            opened: The checkpoint.
+
+        Returns:
+            What all models of this process can share.
+
+        Raises:
+            ModelError: They cannot be read, or are no longer those that the study began with.
+        """
+        name = opened.facts.checkpoint
+        known = self.weights.get(name)
+        found = read_weights(opened.resolved, opened.config, known)
+        if found is not known:
+            if known is not None:
+                _check_unchanged(opened)
+            self.weights[name] = found
+        return found
 
     def metrics(
         self, targets: npt.NDArray[np.int64], logits: npt.NDArray[np.float32]
@@ -280,6 +319,16 @@ def open_study(
         cache=_cache(config, folder),
         memory=StudyMemory(path=memory_file(folder)),
     )
+
+
+def _check_unchanged(opened: OpenCheckpoint) -> None:
+    """Refuse weights that somebody wrote to in the middle of a search."""
+    if weights_hash(opened.resolved) != opened.facts.weights_hash:
+        raise ModelError(
+            f"The weights of the model `{opened.facts.checkpoint}` have changed since the study"
+            f" began (in `{opened.resolved.folder}`), so its trials could not be compared. Put the"
+            " old ones back, or begin a new study (`--name`)."
+        )
 
 
 def _cache(config: StudyConfig, folder: Path) -> PrefixCache | None:

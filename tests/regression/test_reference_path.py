@@ -178,6 +178,16 @@ def spec_of(recipe: dict[str, Any], folder: Path) -> TrialSpec:
     return TrialSpec(number=0, hyperparameters=hyperparameters, seed=SEED, folder=str(folder))
 
 
+def assert_shared_weights_are_whole(study: PreparedStudy) -> None:
+    """Check that trials left alone what they share."""
+    opened = study.checkpoint(None)
+    shared = study.weights_of(opened).tensors
+    assert shared
+    for file in opened.resolved.weight_files:
+        for name, tensor in load_file(file).items():
+            assert torch.equal(shared[name], tensor), name
+
+
 def engine(
     study: PreparedStudy, folder: Path, recipe: dict[str, Any], techniques: Techniques
 ) -> Trace:
@@ -185,6 +195,7 @@ def engine(
     listener = Listener()
     result = run_trial(spec_of(recipe, folder), study, listener, techniques)
     assert result.failure is None, result.failure
+    assert_shared_weights_are_whole(study)
     assert result.best_step is not None
     return Trace(
         losses=listener.losses,

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from automl_ft.config.study import DataConfig, ModelConfig, StudyConfig
 from automl_ft.data import bundled
@@ -298,6 +299,29 @@ def test_roberta_counts_positions_from_after_its_padding(
     assert model(input_ids=ids).logits.shape == (1, 3)
     with pytest.raises((IndexError, RuntimeError), match="out of"):
         model(input_ids=torch.full((1, limit + 1), 7))
+
+
+def test_weights_are_read_once_and_refused_where_somebody_changed_them(
+    config: StudyConfig, save_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = save_checkpoint("bert")
+    study = prepare_study(with_model(config, folder), (str(folder),), None)
+    opened = study.checkpoint(None)
+    first = study.weights_of(opened)
+    assert study.weights_of(opened) is first
+    file = folder / "model.safetensors"
+    copied = tmp_path / "copied"
+    copied.write_bytes(file.read_bytes())
+    copied.replace(file)
+    again = study.weights_of(opened)  # another file of the same content
+    assert again is not first
+    other = {name: tensor + 1 for name, tensor in again.tensors.items()}
+    save_file(other, tmp_path / "other", metadata={"format": "pt"})
+    (tmp_path / "other").replace(file)
+    with pytest.raises(ModelError, match=r"weights of the model .* have changed since the study"):
+        study.weights_of(opened)
+    with pytest.raises(ModelError, match="have changed"):  # and again for the next trial
+        study.weights_of(opened)
 
 
 def test_a_token_that_the_model_has_no_embedding_for_is_refused(
