@@ -20,7 +20,7 @@ from typing import Any
 
 from measuring.arguments import make_parser, print_json, settle, sizes_of, write_large_model
 from measuring.engine import Session, Setting, Timed, final_f1, memory_of, setting_of
-from measuring.figures import compare_f1, compare_seconds, show_ratio
+from measuring.figures import compare_f1, compare_seconds, show_ratio, spread
 from measuring.incumbent import Found, Incumbent, IncumbentSetting
 from measuring.machine import describe_machine
 from measuring.recipes import LIST, of_part
@@ -308,10 +308,31 @@ def summarise(record: Record, examples: int) -> dict[str, Any]:
             "ours": [[result.cost.seconds for result in timed.results] for timed in first],
             "trainer": [[trial.seconds for trial in run.trials] for run in best],
         },
+        "validation_share": validation_share(first),
         "memory": memory(first[-1].results, best[-1]),
         "updates": [trial.updates for trial in best[-1].trials],
         "setup_seconds": record.setup_seconds,
     }
+
+
+def validation_share(lists: Sequence[Timed]) -> dict[str, dict[str, float]]:
+    """Say how much of a trial's time validation took, once an epoch.
+
+    Args:
+        lists: Our lists, repeat by repeat.
+
+    Returns:
+        Where the shares of each part's trials lie, in [0, 1], and that of `all` together.
+    """
+    found: dict[str, list[float]] = {"all": []}
+    for timed in lists:
+        costs = [result.cost for result in timed.results]
+        total = sum(cost.seconds_validating or 0.0 for cost in costs)
+        found["all"].append(total / sum(cost.seconds for cost in costs))
+        for configuration, cost in zip(LIST, costs, strict=True):
+            share = (cost.seconds_validating or 0.0) / cost.seconds
+            found.setdefault(configuration.part, []).append(share)
+    return {part: spread(shares) for part, shares in found.items()}
 
 
 def ratios(record: Record, found: Sequence[Found]) -> dict[str, Any]:
@@ -391,6 +412,9 @@ def show(title: str, figures: dict[str, Any]) -> None:
             print(f": difference {f1['difference']:+.4f} ({low:+.4f} to {high:+.4f}, 95 %)", end="")
             print(f", between seeds {f1['seed_spread']:.4f}", end="")
         print()
+    shares = figures["validation_share"].items()
+    told = ", ".join(f"{part} {100 * share['median']:.1f} %" for part, share in shares)
+    print(f"  validation's share of our trials: {told}")
     hours = figures["trials_per_hour"].items()
     print("  trials an hour: " + ", ".join(f"{side} {rate:.0f}" for side, rate in hours))
 

@@ -63,6 +63,7 @@ def _details(ranked: RankedTrial) -> dict[str, Any]:
         "seed": trial.seed,
         "rerun_of": trial.rerun_of,
         "best_step": trial.best_step,
+        "seconds_validating": trial.seconds_validating,
         "forecast_mib": trial.forecast_mib,
         "memory": None if trial.memory is None else to_plain(trial.memory),
         "started": None if trial.started is None else trial.started.isoformat(),
@@ -140,8 +141,11 @@ def _curve(trial: TrialRecord) -> str:
 
 
 def _cost(trial: TrialRecord) -> str:
+    validating = ""
+    if trial.seconds and trial.seconds_validating is not None:
+        validating = f" ({100 * trial.seconds_validating / trial.seconds:.0f} % in validation)"
     return (
-        f"{duration(trial.seconds)}, {number(trial.examples)} examples,"
+        f"{duration(trial.seconds)}{validating}, {number(trial.examples)} examples,"
         f" {memory(trial.peak_memory_mib)} at most"
         + ("" if trial.forecast_mib is None else f", {memory(trial.forecast_mib)} forecast")
     )

@@ -24,10 +24,11 @@ _MOST = 2.0
 _LARGEST_SHARE = 0.15
 _TRAINING_COST = 3.0
 _IN_DOUBT, _LEAST_IN_DOUBT = 0.1, 16
-"""Share of the rows that are scored in fp32 after bf16 (measured: 3 %), and how many at least."""
-_GAINS = {"cpu": {"bf16": 3.0}, "cuda": {"bf16": 16.0, "tf32": 8.0}}
-"""What is multiplied faster than in fp32: on a CPU with bf16 as measured (2.6, MiniLM on one
-thread), on a GPU at the most (312 and 156 to 19.5 TFLOP/s, the data sheet of NVIDIA's A100, 2021).
+"""Share of the rows that are scored in fp32 after bf16 (see `trial.screening`), and how many at
+least."""
+_GAINS = {"cpu": {"bf16": 4.5}, "cuda": {"bf16": 16.0, "tf32": 8.0}}
+"""What is multiplied faster than in fp32: on a CPU with bf16 as measured (2.2 and 4.5 on two
+machines), on a GPU at the most (312 and 156 to 19.5 TFLOP/s, data sheet of NVIDIA's A100, 2021).
 """
 
 
@@ -60,8 +61,10 @@ def choose_validations_per_epoch(
     """Choose how often a model is validated: what `training.validations_per_epoch: auto` comes to.
 
     For `k` validations an epoch the share of a long full fine-tuning trial is
-    `k * cost * validation / (k * cost * validation + training)`. The end of a trial that is shorter
-    than the time between two validations is validated too; its share is larger.
+    `k * cost * validation / (k * cost * validation + training)`, where the optimiser takes no time.
+    The end of a trial that is shorter than the time between two validations is validated too; its
+    share is larger, as it is where most blocks are frozen and rows are scored in fp32 after bf16.
+    What the share was is stored with each trial (docs/performance.md has measured ones).
 
     Args:
         train_tokens: Tokens of the training rows, 1 or more.

@@ -107,6 +107,8 @@ class TrialRecord:
     """All of Optuna's system attributes."""
     forecast_mib: float | None = None
     """What the peak memory was forecast to be, in MiB."""
+    seconds_validating: float | None = None
+    """Seconds in which validation rows were scored."""
     memory: TrialMemory | None = None
     """How it was made to fit into memory."""
 
@@ -216,6 +218,7 @@ def trial_record(trial: FrozenTrial) -> TrialRecord:
         user_attrs=attrs,
         system_attrs=trial.system_attrs,
         forecast_mib=schema.number_of(attrs.get(schema.FORECAST_MIB)),
+        seconds_validating=schema.number_of(attrs.get(schema.SECONDS_VALIDATING)),
         memory=_memory(attrs),
     )
 
@@ -263,6 +266,8 @@ def result_attrs(result: TrialResult) -> dict[str, Any]:
     }
     if result.cost.forecast_mib is not None:
         attrs[schema.FORECAST_MIB] = result.cost.forecast_mib
+    if result.cost.seconds_validating is not None:
+        attrs[schema.SECONDS_VALIDATING] = result.cost.seconds_validating
     if result.memory is not None:
         attrs[schema.MEMORY] = to_plain(result.memory)
     if result.best_step is not None:

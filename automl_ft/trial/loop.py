@@ -224,7 +224,9 @@ def validate(job: TrialParts, state: TrainingState, reporter: Reporter) -> Decis
     _check_divergence(job, metrics, train_loss)
     nominal = state.epoch * job.batches.num_examples + job.validations(state.epoch)[state.batch - 1]
     value = metrics[f"validation_{job.objective}"]
-    state.seconds += time.perf_counter() - began
+    seconds = time.perf_counter() - began
+    state.seconds += seconds
+    state.seconds_validating += seconds
     evaluation = Evaluation(
         step=nominal,
         epoch=nominal / job.batches.num_examples,

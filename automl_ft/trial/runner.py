@@ -283,6 +283,7 @@ def result_of(
             examples=state.examples_seen,
             peak_memory_mib=peak,
             forecast_mib=state.forecast_mib,
+            seconds_validating=state.seconds_validating,
         ),
         failure=failure,
         memory=state.memory,

@@ -30,6 +30,8 @@ class TrainingState:
     """Stage of the freezing plan."""
     seconds: float = 0.0
     """Seconds of training and validation, over all runs."""
+    seconds_validating: float = 0.0
+    """Those in which validation rows were scored."""
     peak_memory_mib: float = 0.0
     """Peak memory, over all runs."""
     forecast_mib: float | None = None

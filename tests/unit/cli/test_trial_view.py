@@ -29,6 +29,16 @@ def test_the_forecast_stands_beside_the_peak(shown):
     assert "900 MiB at most, 850 MiB forecast" in shown(forecast_mib=850.0)
 
 
+def test_the_share_of_validation_stands_beside_the_time(shown):
+    assert "12s (10 % in validation), " in shown(seconds=12.0, seconds_validating=1.2)
+    assert json.loads(shown("json", seconds_validating=1.2))["seconds_validating"] == 1.2
+
+
+@pytest.mark.parametrize("changes", [{"seconds": 0.0, "seconds_validating": 0.0}, {}])
+def test_a_trial_whose_share_is_unknown_shows_none(shown, changes):
+    assert "in validation)" not in shown(**changes)
+
+
 def test_a_trial_without_a_forecast_shows_its_peak_only(shown):
     text = shown()
     assert "900 MiB at most" in text

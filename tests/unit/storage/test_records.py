@@ -122,6 +122,13 @@ def test_how_a_trial_fitted_into_memory_survives():
     assert (read.forecast_mib, read.memory) == (90.25, memory)
 
 
+def test_seconds_of_validation_survive_and_are_no_metric():
+    cost = TrialCost(seconds=2.5, examples=256, peak_memory_mib=100.5, seconds_validating=0.25)
+    read = trial_record(a_trial(through_json(result_attrs(a_result(cost=cost))), value=1.0))
+    assert read.seconds_validating == 0.25
+    assert "seconds_validating" not in read.metrics
+
+
 @pytest.mark.parametrize("value", ["much", 8, {"micro_batch_size": 4}, [1]])
 def test_an_attribute_of_a_users_own_is_not_taken_for_ours(value):
     assert trial_record(a_trial({"memory": value}, value=1.0)).memory is None

@@ -45,6 +45,14 @@ def test_a_trial_runs_all_its_epochs(make_job: Any, script: Any) -> None:
     assert len(reporter.progresses) == 12
 
 
+def test_seconds_of_validation_are_counted_among_all(make_job: Any, script: Any) -> None:
+    job, state = make_job(), TrainingState()
+    fit(job, state, script())
+    assert len(state.evaluations) > 1
+    assert 0 < state.seconds_validating < state.seconds
+    assert TrainingState.from_plain(state.to_plain()).seconds_validating == state.seconds_validating
+
+
 def test_progress_counts_examples_and_seconds(make_job: Any, script: Any) -> None:
     reporter = script()
     fit(make_job(epochs=1), TrainingState(), reporter)

@@ -46,7 +46,8 @@ def test_rows_in_doubt_get_their_exact_scores_and_others_keep_theirs() -> None:
     settled, ask = rough.copy(), Exact(exact)
     settle_doubts(settled, ask)
     asked = sorted(row for rows in ask.asked for row in rows)
-    # Four times the least error: a 64th of the largest difference, which is 10.
+    # Margins within four times the least error, a 256th of the largest difference, which is 10:
+    # fewer than the first rows, eight of the smallest margins and eight of all.
     assert asked == sorted({*range(8), *np.linspace(0, 99, 8).astype(int).tolist()})
     others = np.setdiff1d(np.arange(100), asked)
     np.testing.assert_array_equal(settled[asked], exact[asked])
@@ -208,17 +209,66 @@ def test_where_there_is_no_room_for_pooled_states_rows_are_screened(
     assert calls[0][0] is torch.bfloat16
 
 
-def test_gradual_unfreezing_keeps_no_fp32_states_but_the_pooled_ones(
-    cached: PreparedStudy, make_spec: Any
+def test_gradual_unfreezing_stores_validation_rows_in_fp32_for_both_precisions(
+    cached: PreparedStudy, make_spec: Any, calls: list[Any]
 ) -> None:
     job = entered(build_job(make_spec(freezing="gradual_unfreezing"), cached))
     assert not job.validation.is_rough
     stage = next(s for s in range(job.plan.num_stages) if job.plan.frozen_prefix(s) == 1)
     job.validation.enter(job.plan, stage, num_passes=5)
+    exact, rough = job.validation.exact, job.validation.rough
     assert job.validation.is_rough
-    assert job.validation.exact.activations is None
-    assert job.validation.rough is not None
-    assert job.validation.rough.activations is not None
+    assert rough is not None
+    assert rough.activations is exact.activations is not None
+    assert exact.activations.values.dtype is torch.float32
+    assert rough.source is not None
+    assert not rough.has_filled
+    expected = exact.all_scores(4)
+    calls.clear()
+    found = job.validation.all_scores(4)
+    assert calls[0][0] is torch.bfloat16
+    np.testing.assert_array_equal(found.argmax(1), expected.argmax(1))
+    np.testing.assert_allclose(found, expected, atol=0.05)
+
+
+@pytest.mark.parametrize(("passes", "dtype"), [(9.0, torch.bfloat16), (10.0, torch.float32)])
+def test_frozen_blocks_are_stored_in_fp32_where_so_many_passes_pay_for_it(
+    cached: PreparedStudy, make_spec: Any, passes: float, dtype: torch.dtype
+) -> None:
+    job = build_job(make_spec(freezing="bottom_layers", frozen_layers=1), cached)
+    job.validation.enter(job.plan, 0, num_passes=passes)
+    exact, rough = job.validation.exact, job.validation.rough
+    assert job.validation.is_rough
+    assert rough is not None
+    assert rough.activations is not None
+    assert rough.activations.values.dtype is dtype
+    assert exact.has_filled is (dtype is torch.float32)
+    assert rough.has_filled is not exact.has_filled
+
+
+def test_states_in_fp32_that_another_trial_stored_are_taken(
+    cached: PreparedStudy, make_spec: Any
+) -> None:
+    spec = make_spec(freezing="bottom_layers", frozen_layers=1)
+    longer, shorter = build_job(spec, cached), build_job(spec, cached)
+    longer.validation.enter(longer.plan, 0, num_passes=20.0)
+    shorter.validation.enter(shorter.plan, 0, num_passes=1.0)
+    exact, rough = shorter.validation.exact, shorter.validation.rough
+    assert rough is not None
+    assert rough.activations is exact.activations is not None
+    assert not exact.has_filled
+    assert not rough.has_filled
+
+
+def test_an_error_that_no_class_can_change_by_is_not_counted() -> None:
+    # The best score is right in both rows; what is off are the others, against each other.
+    exact = np.tile(np.asarray([[5.0, 0.0, -5.0]], dtype=np.float32), (100, 1))
+    rough = exact.copy()
+    rough[:, 1] -= 0.02
+    rough[:, 2] += 0.02
+    ask = Exact(exact)
+    settle_doubts(rough, ask)
+    assert sum(map(len, ask.asked)) <= 16
 
 
 @pytest.fixture
