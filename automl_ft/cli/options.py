@@ -12,6 +12,7 @@ from automl_ft.cli.complete import complete_study
 from automl_ft.errors import ConfigError, Problem
 
 __all__ = [
+    "NumberOrAuto",
     "format_option",
     "parse_pair",
     "parse_value",
@@ -21,6 +22,32 @@ __all__ = [
 ]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+
+
+class NumberOrAuto(click.ParamType[Any]):
+    """A whole number, or the word `auto`."""
+
+    name = "number"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | str:
+        """Read a value.
+
+        Args:
+            value: What was given.
+            param: The option.
+            ctx: The command's context.
+
+        Returns:
+            The number, or `auto`.
+        """
+        if value == "auto":
+            return "auto"
+        try:
+            return int(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither a whole number nor `auto`.", param, ctx)
 
 
 def storage_option(function: _F) -> _F:

@@ -177,8 +177,9 @@ def _run_engine(
 ) -> StopReason:
     config = opened.config
     listener.prepared(opened.facts, is_resumed=opened.is_resumed)
-    listener.preparing("opening the workers")
     try:
+        config = _with_counted_workers(config, team, listener)
+        listener.preparing("opening the workers")
         workers = team.open(config, opened.facts, opened.folder)
     except InterruptedSetUpError:
         return StopReason.INTERRUPTED
@@ -205,6 +206,18 @@ def _run_engine(
         interrupt=team.interrupt,
     )
     return Engine(parts).run(workers)
+
+
+def _with_counted_workers(config: StudyConfig, team: Team, listener: SearchListener) -> StudyConfig:
+    """Replace `workers: auto` by the number that it comes to on this machine."""
+    if config.workers != "auto":
+        return config
+    listener.preparing("timing how many trials at once are fastest")
+    count = team.count()
+    listener.message(
+        f"`workers: auto`: {'one trial' if count == 1 else f'{count} trials'} at once."
+    )
+    return dataclasses.replace(config, workers=count)
 
 
 def _most_epochs(space: SearchSpace) -> int:

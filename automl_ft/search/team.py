@@ -20,7 +20,17 @@ from automl_ft.search.interrupt import Interrupt
 from automl_ft.specs.facts import StudyFacts
 from automl_ft.workers.base import EventQueue, Worker, WorkerDied, WorkerEvent
 from automl_ft.workers.processes import ProcessWorker
-from automl_ft.workers.protocol import Keep, Message, Open, Prepare, Prepared, Ready, WorkerError
+from automl_ft.workers.protocol import (
+    CountWorkers,
+    Keep,
+    Message,
+    Open,
+    Prepare,
+    Prepared,
+    Ready,
+    WorkerError,
+    WorkersCounted,
+)
 
 __all__ = ["InterruptedSetUpError", "Team", "WorkerFactory", "start_process"]
 
@@ -108,9 +118,8 @@ class Team:
             SearchFailedError: A worker died.
         """
         first = self._start(None, slot=0)
-        for slot in range(1, config.workers):
-            # The libraries that a worker needs take seconds to import, in time with the reading.
-            self._start(None, slot=slot)
+        # The libraries that a worker needs take seconds to import, in time with the reading.
+        self._start_others(config.num_workers)
         kept = None if kept_in is None else str(kept_in)
         # The database is the supervisor's alone; its URL may hold a password.
         config = dataclasses.replace(config, storage=None)
@@ -119,11 +128,27 @@ class Team:
         assert isinstance(answer, Prepared)
         return answer.facts
 
+    def count(self) -> int:
+        """Have the worker that prepared find out how many trials at once are fastest.
+
+        Returns:
+            Workers, 1 or more; they have been started.
+
+        Raises:
+            InterruptedSetUpError: The user interrupted.
+            SearchFailedError: A worker died.
+        """
+        next(iter(self._workers.values())).send(CountWorkers())
+        answer = self._wait_for(WorkersCounted)
+        assert isinstance(answer, WorkersCounted)
+        self._start_others(answer.num_workers)
+        return answer.num_workers
+
     def open(self, config: StudyConfig, facts: StudyFacts, folder: StudyFolder) -> list[Worker]:
         """Keep what was prepared, and open the study in all workers.
 
         Args:
-            config: The study.
+            config: The study; its `workers` is a number.
             facts: Its facts.
             folder: Its folder.
 
@@ -139,7 +164,7 @@ class Team:
         first = next(iter(self._workers.values()))
         first.send(Keep(folder=str(folder.path)))
         self._wait_for(Ready)
-        threads = config.training.threads or max(1, (os.cpu_count() or 1) // config.workers)
+        threads = config.training.threads or max(1, (os.cpu_count() or 1) // config.num_workers)
         self._folder = folder
         self._opening = lambda slot: Open(
             config=config, facts=facts, folder=str(folder.path), threads=threads, slot=slot
@@ -209,6 +234,10 @@ class Team:
             return self.events.get(timeout=timeout)
         except queue.Empty:
             return None
+
+    def _start_others(self, num_workers: int) -> None:
+        for slot in range(len(self._slots), num_workers):
+            self._start(None, slot=slot)
 
     def _start(self, log: Path | None, *, slot: int) -> Worker:
         worker = self._factory(self._next_index, self.events, log)

@@ -86,7 +86,7 @@ class _Builder:
         self._precision = study.precision_of(self._opened) if techniques.bf16 else "fp32"
         self._recorder: Recorder | None = None
         config = study.config
-        sharing = num_sharing(config.device, study.device, config.workers)
+        sharing = num_sharing(config.device, study.device, config.num_workers)
         self._budget = memory_budget(
             study.device, sharing, config.training.memory_gib, study.memory.most_free_mib
         )

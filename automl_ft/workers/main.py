@@ -22,6 +22,7 @@ from automl_ft.errors import AutomlFtError, UsageError
 from automl_ft.specs.decision import Decision, Evaluation, Progress, Reporter
 from automl_ft.specs.trial import TrialResult
 from automl_ft.workers.protocol import (
+    CountWorkers,
     Decide,
     Keep,
     Message,
@@ -36,6 +37,7 @@ from automl_ft.workers.protocol import (
     TrialResulted,
     WorkerError,
     WorkerNote,
+    WorkersCounted,
     decode,
     encode,
 )
@@ -195,7 +197,7 @@ class WorkerLoop:
         """Carry out one request.
 
         Args:
-            request: Prepare, Keep, Open or Run.
+            request: Prepare, CountWorkers, Keep, Open or Run.
 
         Raises:
             ValueError: The request is none of these, or nothing was prepared.
@@ -226,6 +228,10 @@ class WorkerLoop:
             self._channel.send(Ready())
         elif self._study is None:
             raise ValueError(f"{type(request).__name__} came before Prepare or Open.")
+        elif isinstance(request, CountWorkers):
+            from automl_ft.trial.occupancy import choose_workers
+
+            self._channel.send(WorkersCounted(num_workers=choose_workers(self._study)))
         elif isinstance(request, Keep):
             prepare.keep_study(self._study, Path(request.folder))
             self._channel.send(Ready())

@@ -17,6 +17,7 @@ from automl_ft.specs.facts import StudyFacts
 from automl_ft.specs.trial import TrialResult, TrialSpec
 
 __all__ = [
+    "CountWorkers",
     "Decide",
     "Keep",
     "Message",
@@ -31,6 +32,7 @@ __all__ = [
     "TrialResulted",
     "WorkerError",
     "WorkerNote",
+    "WorkersCounted",
     "decode",
     "encode",
 ]
@@ -56,6 +58,19 @@ class Prepared:
 
     facts: StudyFacts
     """What was found out."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CountWorkers:
+    """Find out how many trials at once are fastest, with what was prepared."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkersCounted:
+    """The answer to `CountWorkers`."""
+
+    num_workers: int
+    """Trials at once, 1 or more."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -164,6 +179,8 @@ class WorkerNote:
 Message: TypeAlias = (
     Prepare
     | Prepared
+    | CountWorkers
+    | WorkersCounted
     | Keep
     | Open
     | Ready
@@ -181,6 +198,8 @@ _KINDS: dict[str, type[Message]] = {
     for kind in (
         Prepare,
         Prepared,
+        CountWorkers,
+        WorkersCounted,
         Keep,
         Open,
         Ready,

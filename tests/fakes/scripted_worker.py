@@ -23,6 +23,7 @@ from automl_ft.specs.failure import FailureKind, TrialFailure
 from automl_ft.specs.trial import Outcome, TrialCost, TrialResult, TrialSpec
 from automl_ft.workers.base import EventQueue, WorkerDied, WorkerEvent
 from automl_ft.workers.protocol import (
+    CountWorkers,
     Decide,
     Keep,
     Message,
@@ -36,6 +37,7 @@ from automl_ft.workers.protocol import (
     TrialProgress,
     TrialResulted,
     WorkerError,
+    WorkersCounted,
     decode,
     encode,
 )
@@ -109,6 +111,8 @@ class Script:
     curve: Callable[[Mapping[str, Any], float], float] = smooth_curve
     validations_per_epoch: int = 2
     faults: list[Fault] = field(default_factory=list)
+    num_workers: int = 1
+    """What `workers: auto` comes to."""
     setup_errors: dict[type, Message | WorkerDied] = field(default_factory=dict)
     """By request what a worker answers instead of `Prepared` or `Ready`."""
     on_setup: Callable[[Message], None] = lambda message: None
@@ -215,6 +219,9 @@ class ScriptedWorker:
         self._script.on_setup(request)
         if isinstance(request, Prepare):
             self._put(Prepared(facts=self._script.facts))
+            return
+        if isinstance(request, CountWorkers):
+            self._put(WorkersCounted(num_workers=self._script.num_workers))
             return
         if isinstance(request, Keep):
             place = Path(request.folder) / "data" / "encoded" / "tiny" / "validation"

@@ -41,6 +41,11 @@ def test_every_option_reaches_its_key(api, run):
     assert origins["budget.trials"] == "option"
 
 
+def test_the_number_of_workers_may_be_left_to_a_measurement(api, run):
+    assert run("search", *NEEDED, "--workers", "auto").code == 0
+    assert asked(api)[0].workers == "auto"
+
+
 def test_model_data_text_and_label_are_a_complete_command(api, run):
     ran = run("search", *NEEDED, "--text", "review", "--label", "stars")
     assert ran.code == 0
@@ -194,6 +199,9 @@ def test_bad_usage_ends_with_2_before_anything_is_searched(api, run, words, expe
 
 
 def test_all_problems_of_options_come_in_one_message(api, run):
+    ran = run("search", "demo", "--workers", "some")
+    assert ran.code == 2
+    assert "'some' is neither a whole number nor `auto`" in ran.err
     ran = run("search", "demo", "--trials", "-1", "--workers", "0")
     assert "--trials" in ran.err
     assert "--workers" in ran.err

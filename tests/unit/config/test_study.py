@@ -109,6 +109,7 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
     (StudyConfig, {"seed": 2**32}, "accepted is 0 to 4294967295."),
     (StudyConfig, {"workers": 0}, "`0` is not accepted; accepted is 1 to 256."),
     (StudyConfig, {"workers": 257}, "1 to 256."),
+    (StudyConfig, {"workers": "many"}, "accepted: auto, or a whole number from 1 to 256."),
     (StudyConfig, {"device": "gpu"}, "accepted is auto, cpu, mps, cuda or cuda:N."),
     (StudyConfig, {"device": "cuda:"}, "`cuda:` is not accepted"),
     (StudyConfig, {"space": ""}, BLANK),
@@ -139,6 +140,7 @@ ACCEPTED: list[tuple[type, dict[str, Any]]] = [
     (StudyConfig, {"device": "cuda:3"}),
     (TrainingConfig, {"threads": 1024, "seed": 2**32 - 1}),
     (StudyConfig, {"seed": 2**32 - 1, "workers": 256}),
+    (StudyConfig, {"workers": "auto"}),
     (StudyConfig, {"objective": "f1_binary", "positive_label": "yes"}),
     (StudyConfig, {"space": {"epochs": 3}}),
 ]

@@ -8,7 +8,7 @@ import pytest
 from automl_ft.search import run
 from automl_ft.search.events import StopReason
 from automl_ft.space.load import load_space
-from automl_ft.workers.protocol import Open
+from automl_ft.workers.protocol import CountWorkers, Open
 from tests.fakes.lab import SPACE
 from tests.fakes.scripted_worker import make_facts
 
@@ -51,6 +51,20 @@ def test_what_a_model_does_not_allow_is_stored_and_told_when_a_study_goes_on(lab
     assert lab.store().record.facts.checkpoints == (model,)
     told = [(facts.checkpoints, is_resumed) for facts, is_resumed in lab.listener.facts]
     assert told == [((model,), False), ((model,), True)]
+
+
+def test_as_many_workers_open_as_were_counted_and_it_is_told(lab):
+    lab.script.num_workers = 2
+    lab.search(trials=1, workers="auto")
+    openings = [request for request in lab.script.requests if isinstance(request, Open)]
+    assert [(opening.slot, opening.config.workers) for opening in openings] == [(0, 2), (1, 2)]
+    assert "`workers: auto`: 2 trials at once." in lab.listener.messages
+    assert lab.store().record.config.workers == "auto"
+
+
+def test_a_number_of_workers_is_not_measured(lab):
+    lab.search(trials=1, workers=2)
+    assert not any(isinstance(request, CountWorkers) for request in lab.script.requests)
 
 
 def test_set_up_counts_as_active_time(lab, monkeypatch):

@@ -46,6 +46,18 @@ def test_all_workers_start_at_once_and_one_prepares_without_a_log(team, bare_lab
     assert isinstance(request, Prepare)
 
 
+def test_the_worker_that_prepared_counts_and_the_others_are_started_then(bare_lab):
+    bare_lab.script.num_workers = 3
+    made = Team(bare_lab.script, Interrupt())
+    made.prepare(bare_lab.config(workers="auto"), ("tiny",), None)
+    assert [worker.index for worker in bare_lab.script.workers] == [0]
+    assert made.count() == 3
+    assert [worker.index for worker in bare_lab.script.workers] == [0, 1, 2]
+    assert len(made.open(bare_lab.config(workers=3), make_facts(), bare_lab.files)) == 3
+    assert [request.slot for request in bare_lab.script.requests[-3:]] == [0, 1, 2]
+    made.close()
+
+
 def test_database_s_url_is_kept_from_workers(team, bare_lab):
     opened(team, bare_lab, storage="postgresql://me:hunter2@host/db")
     assert all(r.config.storage is None for r in bare_lab.script.requests if hasattr(r, "config"))

@@ -17,8 +17,10 @@ import automl_ft.trial.runner
 from automl_ft.errors import DataError, SearchFailedError
 from automl_ft.specs.decision import Decision, Evaluation, Progress
 from automl_ft.specs.trial import Outcome, TrialCost, TrialResult, TrialSpec
+from automl_ft.trial import occupancy
 from automl_ft.workers import main as worker
 from automl_ft.workers.protocol import (
+    CountWorkers,
     Decide,
     Keep,
     Open,
@@ -32,6 +34,7 @@ from automl_ft.workers.protocol import (
     TrialResulted,
     WorkerError,
     WorkerNote,
+    WorkersCounted,
     decode,
     encode,
 )
@@ -285,6 +288,16 @@ def test_keep_and_open_are_answered_when_done(serve, calls, bare_lab):
     assert [name for name, _, _ in calls] == ["prepare_study", "keep_study", "open_study"]
     assert calls[2][2]["slot"] == 2
     assert calls[2][2]["prepared"] is calls[1][1][0], "what was prepared is not looked at again"
+
+
+def test_workers_are_counted_with_what_was_prepared(serve, calls, bare_lab, monkeypatch):
+    monkeypatch.setattr(
+        occupancy, "choose_workers", lambda study: 3 if isinstance(study, Study) else 0
+    )
+    serve.send(prepare(bare_lab.config()))
+    serve.read()
+    serve.send(CountWorkers())
+    assert serve.read() == WorkersCounted(num_workers=3)
 
 
 def test_run_answers_with_the_result_of_the_trial(serve, bare_lab):

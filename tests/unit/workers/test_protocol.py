@@ -35,6 +35,8 @@ RESULT = TrialResult(
 MESSAGES = (
     protocol.Prepare(config=CONFIG, checkpoints=("tiny", "other"), kept_in=None),
     protocol.Prepared(facts=make_facts()),
+    protocol.CountWorkers(),
+    protocol.WorkersCounted(num_workers=3),
     protocol.Keep(folder="/x"),
     protocol.Open(config=CONFIG, facts=make_facts(), folder="/x", threads=2),
     protocol.Ready(),
