@@ -24,7 +24,7 @@ __all__ = [
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
-class NumberOrAuto(click.ParamType[Any]):
+class NumberOrAuto(click.ParamType):  # type: ignore[type-arg]  # no class to subscript before 8.4
     """A whole number, or the word `auto`."""
 
     name = "number"
@@ -42,12 +42,12 @@ class NumberOrAuto(click.ParamType[Any]):
         Returns:
             The number, or `auto`.
         """
-        if value == "auto":
+        if str(value).lower() == "auto":
             return "auto"
         try:
             return int(value)
         except ValueError:
-            self.fail(f"{value!r} is neither a whole number nor `auto`.", param, ctx)
+            self.fail(f"{value!r} is neither `auto` nor a whole number.", param, ctx)
 
 
 def storage_option(function: _F) -> _F:

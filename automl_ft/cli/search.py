@@ -107,7 +107,7 @@ Examples:
 @click.option("--seed", type=int, metavar="N", help="Seed of splits, sampler and trials.")
 @click.option("--device", help="auto, cpu, mps, cuda or cuda:N.")
 @click.option(
-    "--workers", type=NumberOrAuto(), metavar="N", help="Trials that run at once, or auto."
+    "--workers", type=NumberOrAuto(), metavar="N", help="Trials that run at once; auto measures."
 )
 @storage_option
 @click.option("--output", type=click.Path(), help="Folder of checkpoints.  [default: studies/NAME]")

@@ -107,7 +107,7 @@ def _field(
     except _MisfitError:
         accepted = _describe(hint)
         message = f"`{_shown(value)}` is not accepted; accepted is {accepted}."
-        if accepted == _NAMES[str]:
+        if hint is str or str in get_args(hint):
             message = _own_words(kind, name, value) or message
         problems.append(Problem(place=place, message=message))
         return None

@@ -11,6 +11,7 @@ from automl_ft.errors import did_you_mean
 __all__ = [
     "FieldError",
     "at_least",
+    "auto_or_whole",
     "between",
     "device",
     "field_error",
@@ -124,6 +125,33 @@ def one_of(name: str, value: str | None, accepted: Sequence[str | None], also: s
     hint = did_you_mean(str(value), names)
     remedy = f" {hint}" if hint.startswith("Did") else ""
     raise FieldError(name, f"`{shown_value(value)}` is not accepted; accepted: {listed}.{remedy}")
+
+
+def auto_or_whole(name: str, value: object, low: int, high: int | None = None) -> None:
+    """Refuse what is neither `auto` nor a whole number within bounds.
+
+    Args:
+        name: The field.
+        value: Its value.
+        low: The smallest accepted number.
+        high: The largest one; None for no bound.
+
+    Raises:
+        FieldError: The value is something else.
+    """
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    if value == "auto" or (is_whole and low <= value and (high is None or value <= high)):  # type: ignore[operator]
+        return
+    span = f"from {low} up" if high is None else f"from {low} to {high}"
+    hint = did_you_mean(str(value), ["auto"]) if isinstance(value, str) else ""
+    remedy = f" {hint}" if hint.startswith("Did") else ""
+    if isinstance(value, str) and value.isdigit():
+        remedy = " Leave the quotes away."
+    shown = str(value).lower() if isinstance(value, bool) else shown_value(value)
+    raise FieldError(
+        name,
+        f"`{shown}` is not accepted; accepted: auto, or a whole number {span}.{remedy}",
+    )
 
 
 def at_least(name: str, value: float, low: float) -> None:

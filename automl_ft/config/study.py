@@ -108,10 +108,7 @@ class DataConfig:
         checks.fraction_or_name("validation", self.validation)
         if self.test is not None:
             checks.fraction_or_name("test", self.test, zero_allowed=True)
-        if isinstance(self.max_length, str):
-            checks.one_of("max_length", self.max_length, ("auto",), also="a whole number from 4 up")
-        else:
-            checks.at_least("max_length", self.max_length, 4)
+        checks.auto_or_whole("max_length", self.max_length, 4)
         # Last, because the loader cannot look behind the absence of a field.
         if self.path is None and self.train is None:
             raise checks.field_error(
@@ -177,7 +174,8 @@ class TrainingConfig:
     takes what is free when a trial starts."""
     validations_per_epoch: int | str = "auto"
     """Validations in each epoch, 1 to 50; `auto` takes 2, 1, or one in 2, 4, 8, ... epochs: the
-    most that cost at most 15 % of a trial. The end of a trial is always validated."""
+    most that cost at most 15 % of a full fine-tuning trial by an estimate (`show --trial` tells
+    what it was). The end of a trial is always validated."""
     early_stopping_patience: int | None = None
     """End a trial after so many validations without a better value; None runs it out."""
     seed: int | None = None
@@ -187,7 +185,8 @@ class TrainingConfig:
     """How many of the best trials keep their model on disk, from 1 up."""
     activation_cache_gib: float = 8.0
     """GiB on disk for what frozen layers make of the study's rows, computed once for all trials,
-    from 0 up; 0 computes it anew in every trial. Changes no result."""
+    from 0 up; 0 computes it anew in every trial. Changes no class and no F1; a validation loss by
+    rounding."""
     threads: int | None = None
     """CPU threads of each worker process; None shares the cores among the workers.
     1 to 1024."""
@@ -199,20 +198,10 @@ class TrainingConfig:
         checks.one_of("precision", self.precision, ("auto", "fp32", "tf32", "bf16"))
         checks.at_least("keep_checkpoints", self.keep_checkpoints, 1)
         for name in ("micro_batch_size", "eval_batch_size"):
-            value = getattr(self, name)
-            if isinstance(value, str):
-                checks.one_of(name, value, ("auto",), also="a whole number from 1 up")
-            else:
-                checks.at_least(name, value, 1)
+            checks.auto_or_whole(name, getattr(self, name), 1)
         if self.memory_gib is not None and not 0 < self.memory_gib < math.inf:
             raise checks.field_error("memory_gib", self.memory_gib, "a number of GiB above 0")
-        per_epoch = self.validations_per_epoch
-        if isinstance(per_epoch, str):
-            checks.one_of(
-                "validations_per_epoch", per_epoch, ("auto",), also="a whole number from 1 to 50"
-            )
-        else:
-            checks.between("validations_per_epoch", per_epoch, 1, 50)
+        checks.auto_or_whole("validations_per_epoch", self.validations_per_epoch, 1, 50)
         if self.early_stopping_patience is not None:
             checks.at_least("early_stopping_patience", self.early_stopping_patience, 1)
         if self.threads is not None:
@@ -259,8 +248,8 @@ class StudyConfig:
     is the same one for all."""
     workers: int | str = 1
     """Trials that run at once, each in a process of its own, 1 to 256; `auto` times a step when the
-    search begins, and takes as many as train fastest together (up to 8 on a CPU or a GPU, one for
-    every 4 trials of the budget, and no more than there are cores or fit into memory)."""
+    search begins, and takes as many as should train fastest together (up to 8 on a CPU or a GPU,
+    one for every 4 trials that are left, and no more than there are cores or fit into memory)."""
     storage: str | None = None
     """SQLAlchemy URL of the study database; None takes AUTOML_FT_STORAGE, else
     sqlite:///studies/studies.db."""
@@ -276,12 +265,7 @@ class StudyConfig:
         checks.one_of("sampler", self.sampler, SAMPLERS)
         checks.one_of("pruner", self.pruner, PRUNERS)
         checks.between("seed", self.seed, 0, _MAX_SEED)
-        if isinstance(self.workers, str):
-            checks.one_of(
-                "workers", self.workers, ("auto",), also=f"a whole number from 1 to {_MAX_WORKERS}"
-            )
-        else:
-            checks.between("workers", self.workers, 1, _MAX_WORKERS)
+        checks.auto_or_whole("workers", self.workers, 1, _MAX_WORKERS)
         checks.device("device", self.device)
         for name in ("space", "positive_label", "storage", "output"):
             if isinstance(getattr(self, name), str):

@@ -28,6 +28,11 @@ class PretrainedWeights:
     stamps: tuple[tuple[int, int, int], ...]
     """Inode, size and time of change of each file when it was mapped."""
 
+    @property
+    def size_mib(self) -> float:
+        """MiB of all tensors."""
+        return sum(tensor.nbytes for tensor in self.tensors.values()) / 2**20
+
     def own_parameters(self, model: nn.Module, names: Collection[str]) -> None:
         """Make parameters of a model its own: copy, in place, those that are shared.
 

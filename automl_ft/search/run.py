@@ -29,6 +29,10 @@ from automl_ft.specs.validation import first_validation_step, resolved_validatio
 
 __all__ = ["SearchOutcome", "run_search"]
 
+_TRIALS_EACH = 4
+"""Trials that are left for each worker of `workers: auto` at least: with fewer, most configurations
+would be proposed before any is known."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SearchOutcome:
@@ -178,7 +182,7 @@ def _run_engine(
     config = opened.config
     listener.prepared(opened.facts, is_resumed=opened.is_resumed)
     try:
-        config = _with_counted_workers(config, team, listener)
+        config = _with_counted_workers(opened, team, listener)
         listener.preparing("opening the workers")
         workers = team.open(config, opened.facts, opened.folder)
     except InterruptedSetUpError:
@@ -208,15 +212,20 @@ def _run_engine(
     return Engine(parts).run(workers)
 
 
-def _with_counted_workers(config: StudyConfig, team: Team, listener: SearchListener) -> StudyConfig:
+def _with_counted_workers(opened: OpenedStudy, team: Team, listener: SearchListener) -> StudyConfig:
     """Replace `workers: auto` by the number that it comes to on this machine."""
+    config = opened.config
     if config.workers != "auto":
         return config
+    num_finished = sum(trial.is_finished for trial in opened.store.trials())
+    most = (config.budget.trials - num_finished) // _TRIALS_EACH
+    if most < 2:
+        listener.message("`workers: auto`: 1 trial at a time, as few are left.")
+        return dataclasses.replace(config, workers=1)
     listener.preparing("timing how many trials at once are fastest")
-    count = team.count()
-    listener.message(
-        f"`workers: auto`: {'one trial' if count == 1 else f'{count} trials'} at once."
-    )
+    count = team.count(most)
+    why = ", as more would hardly be faster" if count == 1 else ""
+    listener.message(f"`workers: auto`: {count} trial{'s' * (count > 1)} at a time{why}.")
     return dataclasses.replace(config, workers=count)
 
 

@@ -6,7 +6,6 @@ Every wait looks at the interrupt, so that Ctrl-C works during set-up too.
 from __future__ import annotations
 
 import dataclasses
-import os
 import queue
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Protocol
 import automl_ft.errors as errors
 from automl_ft.config.study import StudyConfig
 from automl_ft.errors import AutomlFtError, SearchFailedError
+from automl_ft.files.cores import usable_cores
 from automl_ft.search.folder import StudyFolder
 from automl_ft.search.interrupt import Interrupt
 from automl_ft.specs.facts import StudyFacts
@@ -128,8 +128,11 @@ class Team:
         assert isinstance(answer, Prepared)
         return answer.facts
 
-    def count(self) -> int:
+    def count(self, most: int) -> int:
         """Have the worker that prepared find out how many trials at once are fastest.
+
+        Args:
+            most: No more than so many.
 
         Returns:
             Workers, 1 or more; they have been started.
@@ -138,7 +141,7 @@ class Team:
             InterruptedSetUpError: The user interrupted.
             SearchFailedError: A worker died.
         """
-        next(iter(self._workers.values())).send(CountWorkers())
+        next(iter(self._workers.values())).send(CountWorkers(most=most))
         answer = self._wait_for(WorkersCounted)
         assert isinstance(answer, WorkersCounted)
         self._start_others(answer.num_workers)
@@ -164,7 +167,7 @@ class Team:
         first = next(iter(self._workers.values()))
         first.send(Keep(folder=str(folder.path)))
         self._wait_for(Ready)
-        threads = config.training.threads or max(1, (os.cpu_count() or 1) // config.num_workers)
+        threads = config.training.threads or max(1, usable_cores() // config.num_workers)
         self._folder = folder
         self._opening = lambda slot: Open(
             config=config, facts=facts, folder=str(folder.path), threads=threads, slot=slot

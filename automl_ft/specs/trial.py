@@ -55,8 +55,8 @@ class TrialCost:
     forecast_mib: float | None = None
     """What the peak was forecast to be before the trial's last run; None where it was not."""
     seconds_validating: float | None = None
-    """Those of `seconds` in which validation rows were scored, without the writing of checkpoints;
-    None where that was not measured."""
+    """Those of `seconds` in which validation rows were scored, without the filling of the cache and
+    the writing of checkpoints; None where that was not measured."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -64,7 +64,7 @@ def choose_validations_per_epoch(
     `k * cost * validation / (k * cost * validation + training)`, where the optimiser takes no time.
     The end of a trial that is shorter than the time between two validations is validated too; its
     share is larger, as it is where most blocks are frozen and rows are scored in fp32 after bf16.
-    What the share was is stored with each trial (docs/performance.md has measured ones).
+    What the share was is stored with each trial.
 
     Args:
         train_tokens: Tokens of the training rows, 1 or more.

@@ -52,6 +52,8 @@ def memory_budget(
     num_workers: int,
     limit_gib: float | None,
     most_free_mib: dict[str, float],
+    *,
+    mapped_mib: float = 0.0,
 ) -> MemoryBudget:
     """Look how much memory there is now, before a trial is built.
 
@@ -61,11 +63,12 @@ def memory_budget(
         limit_gib: What all of them together may have in use; None for no limit.
         most_free_mib: The most that this process has seen free, and had in use itself, by device;
             updated.
+        mapped_mib: Weights that this process has mapped.
 
     Returns:
         The part of one of them.
     """
-    base = used_memory_mib(device)
+    base = used_memory_mib(device, mapped_mib)
     free = free_memory_mib(device)
     parts = []
     if free is not None:

@@ -88,7 +88,11 @@ class _Builder:
         config = study.config
         sharing = num_sharing(config.device, study.device, config.num_workers)
         self._budget = memory_budget(
-            study.device, sharing, config.training.memory_gib, study.memory.most_free_mib
+            study.device,
+            sharing,
+            config.training.memory_gib,
+            study.memory.most_free_mib,
+            mapped_mib=sum(weights.size_mib for weights in study.weights.values()),
         )
 
     def job(self) -> Job:
@@ -175,8 +179,7 @@ class _Builder:
 
     def _make_recorder(self, capabilities: Capabilities) -> Recorder | None:
         """Return what records steps, where that is wanted and can be had."""
-        setting = self._study.config.training.cuda_graphs
-        is_wanted = self._opened.facts.cuda_graphs if setting == "auto" else setting == "always"
+        is_wanted = self._study.wants_graphs(self._opened)
         # What mixup draws is no tensor.
         can_have = self._packed(capabilities) is not None and self._recipe.mixup == 0
         if not (is_wanted and can_have and self._techniques.cuda_graphs):

@@ -215,7 +215,8 @@ def validate(job: TrialParts, state: TrainingState, reporter: Reporter) -> Decis
         DivergedError: The validation loss is not finite, or the training loss exploded.
     """
     began = time.perf_counter()
-    job.losses.drain(state)
+    job.losses.drain(state)  # on a GPU steps may still be running: that is training
+    drained = time.perf_counter()
     train_loss = state.loss_sum / max(state.loss_steps, 1)
     job.model.eval()
     logits = job.memory.all_scores(job.validation)
@@ -224,9 +225,9 @@ def validate(job: TrialParts, state: TrainingState, reporter: Reporter) -> Decis
     _check_divergence(job, metrics, train_loss)
     nominal = state.epoch * job.batches.num_examples + job.validations(state.epoch)[state.batch - 1]
     value = metrics[f"validation_{job.objective}"]
-    seconds = time.perf_counter() - began
-    state.seconds += seconds
-    state.seconds_validating += seconds
+    ended = time.perf_counter()
+    state.seconds += ended - began
+    state.seconds_validating += ended - drained
     evaluation = Evaluation(
         step=nominal,
         epoch=nominal / job.batches.num_examples,

@@ -71,11 +71,13 @@ def taken_memory_mib(device: torch.device) -> float:
     return peak_memory_mib(device)
 
 
-def used_memory_mib(device: torch.device) -> float:
+def used_memory_mib(device: torch.device, mapped_mib: float = 0.0) -> float:
     """Return what is in use now, in the sense of `peak_memory_mib`.
 
     Args:
         device: Where the trial runs.
+        mapped_mib: Weights that the process has mapped, which do not count on a CPU: pages of a
+            file are as good as free, and a model that shares them counts them itself.
 
     Returns:
         MiB; where the platform tells only the process's peak, that.
@@ -83,7 +85,9 @@ def used_memory_mib(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device) / _MIB
     status = _status("VmRSS:")
-    return _lifetime_peak_mib() if status is None else status
+    if status is None:
+        return _lifetime_peak_mib()
+    return status - min(mapped_mib, _status("RssFile:") or 0.0)
 
 
 def _trim() -> None:

@@ -4,7 +4,8 @@ What `workers: auto` comes to, measured when a search begins, with a training st
 own rows:
 
 - On a CPU a step is timed with all cores, with a half of them, a quarter and so on: `n` workers
-  with a part of the cores each make `n` steps in the time of one.
+  with a part of the cores each make `n` steps in the time of one, as far as they do not hinder each
+  other, which is not measured.
 - On a GPU the time in which its kernels run is set against the time of the step. What is missing is
   the time in which the GPU waits for Python, and which the step of another trial could fill. Steps
   that are recorded as CUDA graphs leave none.
@@ -15,14 +16,16 @@ at once knows less of each.
 
 from __future__ import annotations
 
+import dataclasses
 import gc
-import os
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 
 from automl_ft.config.study import StudyConfig
+from automl_ft.files.cores import usable_cores
 from automl_ft.trial.assets import assets_of
 from automl_ft.trial.batching import BUCKETED
 from automl_ft.trial.budget import free_memory_mib
@@ -35,9 +38,6 @@ __all__ = ["Room", "choose_workers", "workers_on_cpu", "workers_on_gpu"]
 
 _MOST = 8
 """Workers of one device at most."""
-_TRIALS_EACH = 4
-"""Trials of the budget for each worker at least: with fewer, most configurations would be proposed
-before any is known."""
 _NEAR_BEST = 0.95
 _CLEARLY = 1.1
 """Several workers must train faster than one by this factor."""
@@ -55,11 +55,11 @@ class Room:
     """How many workers there is room for, whatever they gain."""
 
     cores: int
-    """CPU cores of the machine."""
+    """CPU cores that the search may use."""
     threads: int | None
     """CPU threads that each worker is to have; None for a part of the cores."""
     most: int
-    """Workers of one device that memory and the budget allow, 1 or more."""
+    """Workers of one device that its memory allows, 1 or more."""
 
     def threads_of(self, num_workers: int) -> int:
         """Return the CPU threads of each of some workers.
@@ -73,25 +73,32 @@ class Room:
         return self.threads or max(1, self.cores // num_workers)
 
 
-def choose_workers(study: PreparedStudy) -> int:
+def choose_workers(study: PreparedStudy, most: int) -> int:
     """Choose how many trials run at once.
 
     Args:
-        study: Prepared, with its rows; a model of it is loaded and let go again.
+        study: Prepared; a model of it is loaded and let go again.
+        most: No more than so many, 1 or more.
 
     Returns:
         Workers, 1 or more; on several GPUs those of all together. 1 where nothing can be measured.
+
+    Raises:
+        ModelError: The weights of the model are gone, or others than before.
     """
-    room = _room(study)
     kind = study.device.type
-    if kind not in ("cpu", "cuda"):
+    if most == 1 or kind not in ("cpu", "cuda"):
         return 1
-    num_devices = _num_devices(study.config) if kind == "cuda" else 1
+    room = _room(study)
+    if kind == "cpu":
+        return _measured(study, dataclasses.replace(room, most=min(room.most, most)))
+    num_devices = _num_devices(study.config)
     opened = _largest(study)
     each = 1
-    if room.most > 1 and not (kind == "cuda" and opened.facts.cuda_graphs):
-        each = _measured(study, opened, room)
-    return max(1, min(each * num_devices, room.cores))
+    if room.most > 1 and most > num_devices and not study.wants_graphs(opened):
+        each = _measured(study, room)
+    # A GPU that waits for its turn on a core is better than none.
+    return min(most, max(num_devices, min(each * num_devices, room.cores // (room.threads or 1))))
 
 
 def workers_on_cpu(seconds: Callable[[int], float], room: Room) -> int:
@@ -109,8 +116,7 @@ def workers_on_cpu(seconds: Callable[[int], float], room: Room) -> int:
         counts.append(2 * counts[-1])
     if len(counts) == 1:
         return 1
-    rates = {count: count / seconds(room.threads_of(count)) for count in counts}
-    return _fewest_near_best(rates)
+    return _fewest_near_best({n: n / seconds(room.threads_of(n)) for n in counts})
 
 
 def workers_on_gpu(busy: float, room: Room) -> int:
@@ -135,18 +141,16 @@ def _fewest_near_best(rates: Mapping[int, float]) -> int:
 
 
 def _room(study: PreparedStudy) -> Room:
-    config = study.config
-    trials = config.budget.trials
-    most = _MOST if trials is None else min(_MOST, trials // _TRIALS_EACH)
+    training = study.config.training
+    most = _MOST
     free = free_memory_mib(study.device)
-    limit = config.training.memory_gib
-    if limit is not None:
-        free = min(1024 * limit, free) if free is not None else 1024 * limit
+    if training.memory_gib is not None:
+        free = min(1024 * training.memory_gib, math.inf if free is None else free)
     if free is not None:
         parameters = _largest(study).facts.num_parameters
         need = _PROCESS_MIB + _BYTES_A_PARAMETER * parameters / _MIB
         most = min(most, int(_SHARE * free / need))
-    return Room(cores=os.cpu_count() or 1, threads=config.training.threads, most=max(1, most))
+    return Room(cores=usable_cores(), threads=training.threads, most=max(1, most))
 
 
 def _num_devices(config: StudyConfig) -> int:
@@ -157,23 +161,26 @@ def _largest(study: PreparedStudy) -> OpenCheckpoint:
     return max(study.checkpoints.values(), key=lambda opened: opened.facts.num_parameters)
 
 
-def _measured(study: PreparedStudy, opened: OpenCheckpoint, room: Room) -> int:
+def _measured(study: PreparedStudy, room: Room) -> int:
+    """Return the workers of one device; 1 where memory does not even suffice for a try."""
     try:
-        watch, batching = _stopwatch(study, opened)
+        watch, batching = _stopwatch(study, _largest(study))
         if study.device.type == "cuda":
             return workers_on_gpu(_busy_share(watch, batching), room)
         return workers_on_cpu(lambda threads: _step_seconds(watch, batching, threads), room)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        return 1  # several would have even less
+        return 1
     finally:
         gc.collect()
         empty_cache(study.device)
 
 
 def _stopwatch(study: PreparedStudy, opened: OpenCheckpoint) -> tuple[Stopwatch, str]:
-    loaded = study.load_model(opened, dropout=None, seed=study.config.seed)
+    loaded = study.load_model(  # timed, never trained
+        opened, dropout=None, seed=study.config.seed, weights=study.weights_of(opened)
+    )
     loaded.model.to(study.device)  # type: ignore[arg-type]  # transformers wraps `to`
     capabilities = assets_of(study, opened, loaded).capabilities
     watch = make_stopwatch(
@@ -200,9 +207,13 @@ def _busy_share(watch: Stopwatch, batching: str) -> float:
     try:
         with torch.profiler.profile(activities=activities) as profile:
             watch.train(batching)
-    except RuntimeError as error:  # the driver may forbid it
+    except (RuntimeError, AssertionError) as error:
         if is_out_of_memory(error):
             raise
-        return 0.0
-    kernels = sum(float(event.self_device_time_total) for event in profile.key_averages()) / 1e6
-    return min(1.0, kernels / seconds)
+        return 0.0  # the driver forbids it, or this build of torch has none
+    kernels = sum(
+        float(event.self_device_time_total)
+        for event in profile.key_averages()
+        if event.device_type.name == "CUDA" and not event.is_user_annotation
+    )
+    return min(1.0, kernels / 1e6 / seconds)

@@ -35,6 +35,7 @@ from automl_ft.models.load import (
     resolve,
     weights_hash,
 )
+from automl_ft.models.row_limit import longest_row
 from automl_ft.models.token_ids import check_token_ids
 from automl_ft.models.weights import PretrainedWeights
 from automl_ft.specs.facts import CheckpointFacts, DataFacts, StudyFacts
@@ -131,6 +132,18 @@ class PreparedStudy:
         facts = dataclasses.replace(self.facts, precision=self.precision)
         return facts.precision_of(opened.facts)
 
+    def wants_graphs(self, opened: OpenCheckpoint) -> bool:
+        """Tell whether steps of a checkpoint are to be recorded as CUDA graphs.
+
+        Args:
+            opened: The checkpoint.
+
+        Returns:
+            What `training.cuda_graphs` says, or what `auto` came to.
+        """
+        setting = self.config.training.cuda_graphs
+        return opened.facts.cuda_graphs if setting == "auto" else setting == "always"
+
     @property
     def validations_per_epoch(self) -> float:
         """Validations in each epoch; a fraction 1/m is one in m epochs."""
@@ -192,8 +205,7 @@ class PreparedStudy:
         known = self.weights.get(name)
         found = read_weights(opened.resolved, opened.config, known)
         if found is not known:
-            if known is not None:
-                _check_unchanged(opened)
+            _check_unchanged(opened)
             self.weights[name] = found
         return found
 
@@ -248,10 +260,11 @@ def prepare_study(
     rows = _read(config, task, kept_in)
     task.check(config, rows.labels)
     data = rows.facts()
-    opened = {}
+    opened, weights = {}, {}
     for name, (model, files) in resolved.items():
+        weights[name] = read_weights(files, model)
         kept = _open_kept(config, data, before.get(name), files, kept_in)
-        opened[name] = kept or _open_fresh(config, task, rows, model, files)
+        opened[name] = kept or _open_fresh(config, task, rows, model, files, weights[name])
     precision = resolve_precision(config.training.precision, device)
     facts = StudyFacts(
         data=data,
@@ -262,7 +275,13 @@ def prepare_study(
         validations_per_epoch=_validations_per_epoch(config, device, precision, opened),
     )
     return PreparedStudy(
-        config=config, facts=facts, task=task, device=device, checkpoints=opened, rows=rows
+        config=config,
+        facts=facts,
+        task=task,
+        device=device,
+        checkpoints=opened,
+        rows=rows,
+        weights=weights,
     )
 
 
@@ -317,6 +336,7 @@ def open_study(
         device=open_device(config.device, slot),
         checkpoints=opened,
         cache=_cache(config, folder),
+        weights={} if prepared is None else prepared.weights,
         memory=StudyMemory(path=memory_file(folder)),
     )
 
@@ -372,12 +392,19 @@ def _open_kept(
 
 
 def _open_fresh(
-    config: StudyConfig, task: Task, rows: Splits, model: ModelConfig, resolved: ResolvedCheckpoint
+    config: StudyConfig,
+    task: Task,
+    rows: Splits,
+    model: ModelConfig,
+    resolved: ResolvedCheckpoint,
+    weights: PretrainedWeights,
 ) -> OpenCheckpoint:
     """Encode the rows for a checkpoint and learn its facts."""
     tokenizer = load_tokenizer(resolved, model)
-    loaded = task.load_model(resolved, model, rows.labels, dropout=None, seed=config.seed)
-    limit = _model_limit(tokenizer.model_max_length, loaded)
+    loaded = task.load_model(  # looked at, never trained
+        resolved, model, rows.labels, dropout=None, seed=config.seed, weights=weights
+    )
+    limit = longest_row(tokenizer.model_max_length, loaded.model)
     train, max_length = encode_to_fit(
         rows.train, tokenizer, config.data.max_length, limit, task.encode
     )
@@ -456,21 +483,6 @@ def _open_known(
         padding=padding_of(tokenizer),
         replacement_token_id=replacement_token(tokenizer),
     )
-
-
-def _model_limit(tokenizer_limit: int, loaded: LoadedModel) -> int:
-    """Return the tokens that both the tokenizer and the position embeddings take.
-
-    RoBERTa's position ids start after the padding index, so the positions up to it are unusable.
-    """
-    config = loaded.model.config.get_text_config()
-    positions = getattr(config, "max_position_embeddings", None)
-    if not isinstance(positions, int) or positions <= 0:
-        return min(tokenizer_limit, 100_000)
-    embeddings = [m for n, m in loaded.model.named_modules() if n.endswith("position_embeddings")]
-    padding = [getattr(module, "padding_idx", None) for module in embeddings]
-    unusable = max((index + 1 for index in padding if index is not None), default=0)
-    return min(tokenizer_limit, positions - unusable)
 
 
 def _versions() -> dict[str, str]:

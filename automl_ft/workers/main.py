@@ -188,6 +188,9 @@ class WorkerLoop:
         Args:
             channel: The pipe.
         """
+        # What the first trial needs is imported while there is nothing to do, not within it.
+        import sklearn.metrics  # noqa: F401
+
         from automl_ft.trial.prepare import PreparedStudy
 
         self._channel = channel
@@ -231,7 +234,8 @@ class WorkerLoop:
         elif isinstance(request, CountWorkers):
             from automl_ft.trial.occupancy import choose_workers
 
-            self._channel.send(WorkersCounted(num_workers=choose_workers(self._study)))
+            found = choose_workers(self._study, request.most)
+            self._channel.send(WorkersCounted(num_workers=found))
         elif isinstance(request, Keep):
             prepare.keep_study(self._study, Path(request.folder))
             self._channel.send(Ready())

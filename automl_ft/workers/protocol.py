@@ -64,6 +64,9 @@ class Prepared:
 class CountWorkers:
     """Find out how many trials at once are fastest, with what was prepared."""
 
+    most: int
+    """No more than so many, 1 or more."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkersCounted:

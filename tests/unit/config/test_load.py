@@ -184,7 +184,7 @@ def test_a_problem_with_an_option_is_placed_at_the_option(problems: Problems) ->
     found = problems("budget: {trials: 3}\nworkers: 0\n", {"budget.trials": -1})
     assert found == {
         "option budget.trials": "`-1` is not accepted; accepted is 0 or more.",
-        "workers": "`0` is not accepted; accepted is 1 to 256.",
+        "workers": "`0` is not accepted; accepted: auto, or a whole number from 1 to 256.",
     }
 
 

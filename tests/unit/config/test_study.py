@@ -60,7 +60,11 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
     (DataConfig, {"test": 1.5}, "`1.5` is not accepted; accepted is a fraction from 0 and below 1"),
     (DataConfig, {"test": -0.1}, "`-0.1` is not accepted"),
     (DataConfig, {"test": ""}, BLANK),
-    (DataConfig, {"max_length": 3}, "`3` is not accepted; accepted is 4 or more."),
+    (
+        DataConfig,
+        {"max_length": 3},
+        "`3` is not accepted; accepted: auto, or a whole number from 4 up.",
+    ),
     (DataConfig, {"max_length": "atuo"}, "auto, or a whole number from 4 up. Did you mean `auto`?"),
     (BudgetConfig, {"trials": -1}, "`-1` is not accepted; accepted is 0 or more."),
     (BudgetConfig, {"timeout_seconds": 0.0}, "`0.0` is not accepted; accepted is a time above 0"),
@@ -69,18 +73,30 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
     (BudgetConfig, {"patience": 0}, "`0` is not accepted; accepted is 1 or more."),
     (BudgetConfig, {"min_improvement": -0.1}, "`-0.1` is not accepted; accepted is 0 or more."),
     (TrainingConfig, {"precision": "fp16"}, "accepted: auto, fp32, tf32, bf16."),
-    (TrainingConfig, {"micro_batch_size": 0}, "`0` is not accepted; accepted is 1 or more."),
+    (
+        TrainingConfig,
+        {"micro_batch_size": 0},
+        "`0` is not accepted; accepted: auto, or a whole number from 1 up.",
+    ),
     (
         TrainingConfig,
         {"micro_batch_size": "aut"},
         "accepted: auto, or a whole number from 1 up. Did you mean `auto`",
     ),
     (TrainingConfig, {"memory_gib": 0}, "`0` is not accepted; accepted is a number of GiB above 0"),
-    (TrainingConfig, {"eval_batch_size": 0}, "1 or more."),
+    (TrainingConfig, {"eval_batch_size": 0}, "from 1 up."),
     (TrainingConfig, {"eval_batch_size": "all"}, "accepted: auto, or a whole number from 1 up."),
     (TrainingConfig, {"keep_checkpoints": 0}, "1 or more."),
-    (TrainingConfig, {"validations_per_epoch": 0}, "`0` is not accepted; accepted is 1 to 50."),
-    (TrainingConfig, {"validations_per_epoch": 51}, "`51` is not accepted; accepted is 1 to 50."),
+    (
+        TrainingConfig,
+        {"validations_per_epoch": 0},
+        "`0` is not accepted; accepted: auto, or a whole number from 1 to 50.",
+    ),
+    (
+        TrainingConfig,
+        {"validations_per_epoch": 51},
+        "`51` is not accepted; accepted: auto, or a whole number from 1 to 50.",
+    ),
     (TrainingConfig, {"validations_per_epoch": "atuo"}, "auto, or a whole number from 1 to 50."),
     (TrainingConfig, {"early_stopping_patience": 0}, "1 or more."),
     (TrainingConfig, {"activation_cache_gib": -0.5}, "accepted is a number of GiB from 0 up."),
@@ -107,9 +123,17 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
     (StudyConfig, {"pruner": "meadian"}, "Did you mean `median`?"),
     (StudyConfig, {"seed": -1}, "`-1` is not accepted; accepted is 0 to 4294967295."),
     (StudyConfig, {"seed": 2**32}, "accepted is 0 to 4294967295."),
-    (StudyConfig, {"workers": 0}, "`0` is not accepted; accepted is 1 to 256."),
+    (
+        StudyConfig,
+        {"workers": 0},
+        "`0` is not accepted; accepted: auto, or a whole number from 1 to 256.",
+    ),
     (StudyConfig, {"workers": 257}, "1 to 256."),
     (StudyConfig, {"workers": "many"}, "accepted: auto, or a whole number from 1 to 256."),
+    (StudyConfig, {"workers": "Auto"}, "Did you mean `auto`?"),
+    (StudyConfig, {"workers": "2"}, "from 1 to 256. Leave the quotes away."),
+    (StudyConfig, {"workers": 2.5}, "`2.5` is not accepted; accepted: auto, or a whole number"),
+    (StudyConfig, {"workers": True}, "`true` is not accepted; accepted: auto, or a whole number"),
     (StudyConfig, {"device": "gpu"}, "accepted is auto, cpu, mps, cuda or cuda:N."),
     (StudyConfig, {"device": "cuda:"}, "`cuda:` is not accepted"),
     (StudyConfig, {"space": ""}, BLANK),
@@ -185,5 +209,7 @@ def test_configs_are_frozen(kind: type) -> None:
 
 
 def test_an_error_reads_as_field_and_message() -> None:
-    with pytest.raises(FieldError, match=r"^workers: `0` is not accepted; accepted is 1 to 256"):
+    with pytest.raises(
+        FieldError, match=r"^workers: `0` is not accepted; accepted: auto, or a whole number"
+    ):
         make(StudyConfig, {"workers": 0})

@@ -55,11 +55,26 @@ def test_what_a_model_does_not_allow_is_stored_and_told_when_a_study_goes_on(lab
 
 def test_as_many_workers_open_as_were_counted_and_it_is_told(lab):
     lab.script.num_workers = 2
-    lab.search(trials=1, workers="auto")
+    lab.search(trials=9, workers="auto")
     openings = [request for request in lab.script.requests if isinstance(request, Open)]
     assert [(opening.slot, opening.config.workers) for opening in openings] == [(0, 2), (1, 2)]
-    assert "`workers: auto`: 2 trials at once." in lab.listener.messages
+    assert "`workers: auto`: 2 trials at a time." in lab.listener.messages
     assert lab.store().record.config.workers == "auto"
+
+
+def test_one_worker_says_that_more_are_not_faster(lab):
+    lab.search(trials=8, workers="auto")
+    assert CountWorkers(most=2) in lab.script.requests
+    assert "`workers: auto`: 1 trial at a time, as more would hardly be faster." in (
+        lab.listener.messages
+    )
+
+
+def test_where_few_trials_are_left_nothing_is_timed(lab):
+    lab.search(trials=4, workers=1)
+    lab.search(trials=11, workers="auto")
+    assert not any(isinstance(request, CountWorkers) for request in lab.script.requests)
+    assert "`workers: auto`: 1 trial at a time, as few are left." in lab.listener.messages
 
 
 def test_a_number_of_workers_is_not_measured(lab):

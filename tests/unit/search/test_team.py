@@ -1,12 +1,12 @@
 """How workers are started, opened, replaced and ended."""
 
-import os
 import queue
 import sys
 
 import pytest
 
 import automl_ft.errors as errors
+import automl_ft.search.team
 from automl_ft.errors import DataError, SearchFailedError
 from automl_ft.search.interrupt import Interrupt
 from automl_ft.search.team import (
@@ -18,7 +18,7 @@ from automl_ft.search.team import (
 )
 from automl_ft.workers.base import WorkerDied
 from automl_ft.workers.processes import ProcessWorker
-from automl_ft.workers.protocol import Keep, Open, Prepare, Ready, WorkerError
+from automl_ft.workers.protocol import CountWorkers, Keep, Open, Prepare, Ready, WorkerError
 from tests.fakes.scripted_worker import make_facts
 
 NINE = (
@@ -51,7 +51,7 @@ def test_the_worker_that_prepared_counts_and_the_others_are_started_then(bare_la
     made = Team(bare_lab.script, Interrupt())
     made.prepare(bare_lab.config(workers="auto"), ("tiny",), None)
     assert [worker.index for worker in bare_lab.script.workers] == [0]
-    assert made.count() == 3
+    assert made.count(3) == 3
     assert [worker.index for worker in bare_lab.script.workers] == [0, 1, 2]
     assert len(made.open(bare_lab.config(workers=3), make_facts(), bare_lab.files)) == 3
     assert [request.slot for request in bare_lab.script.requests[-3:]] == [0, 1, 2]
@@ -72,16 +72,33 @@ def test_data_is_kept_once_and_every_worker_opens_the_study(team, bare_lab):
     assert [request.slot for request in bare_lab.script.requests[2:]] == [0, 1, 2]
 
 
-@pytest.mark.parametrize(
-    ("given", "cores", "threads"), [(None, 8, 2), (5, 8, 5), (None, 2, 1), (None, None, 1)]
-)
+@pytest.mark.parametrize(("given", "cores", "threads"), [(None, 8, 2), (5, 8, 5), (None, 2, 1)])
 def test_workers_share_the_cores_unless_told_otherwise(
     team, bare_lab, monkeypatch, given, cores, threads
 ):
-    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(automl_ft.search.team, "usable_cores", lambda: cores)
     opened(team, bare_lab, threads=given)
     opening = bare_lab.script.requests[-1]
     assert opening.threads == threads
+
+
+def test_a_worker_that_dies_while_it_counts_ends_the_search(bare_lab):
+    bare_lab.script.setup_errors[CountWorkers] = WorkerDied(exit_code=-9, last_output="")
+    made = Team(bare_lab.script, Interrupt())
+    made.prepare(bare_lab.config(workers="auto"), ("tiny",), None)
+    with pytest.raises(SearchFailedError, match="killed by signal 9"):
+        made.count(3)
+    made.close()
+
+
+def test_an_interrupt_ends_the_counting(bare_lab):
+    interrupt = Interrupt()
+    made = Team(bare_lab.script, interrupt)
+    made.prepare(bare_lab.config(workers="auto"), ("tiny",), None)
+    interrupt.request()
+    with pytest.raises(InterruptedSetUpError):
+        made.count(3)
+    made.close()
 
 
 def test_replaced_worker_is_killed_and_its_successor_opens_the_study(team, bare_lab):

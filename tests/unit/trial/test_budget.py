@@ -100,7 +100,7 @@ class Machine:
         self.siblings = 0.0
         self.most_free: dict[str, float] = {}
         monkeypatch.setattr(budget, "free_memory_mib", lambda device: self.free)
-        monkeypatch.setattr(budget, "used_memory_mib", lambda device: self.used)
+        monkeypatch.setattr(budget, "used_memory_mib", lambda device, mapped: self.used - mapped)
         monkeypatch.setattr(budget, "taken_by_siblings_mib", lambda root, pid: self.siblings)
 
     def part(
@@ -119,6 +119,14 @@ def test_workers_share_what_is_free_with_a_margin(machine: Machine) -> None:
     assert machine.part(2) == 350
     assert machine.part(1, device=CUDA) == 900
     assert machine.part(2, device=CUDA) == 450
+
+
+def test_mapped_weights_do_not_count_against_a_limit(machine: Machine) -> None:
+    machine.free = None
+    plain = memory_budget(CPU, 1, 1.0, machine.most_free)
+    found = memory_budget(CPU, 1, 1.0, machine.most_free, mapped_mib=40.0)
+    assert (plain.base_mib, plain.free_mib) == (100, 924)
+    assert (found.base_mib, found.free_mib) == (60, 964)
 
 
 def test_a_part_does_not_shrink_when_siblings_fill_theirs(machine: Machine) -> None:

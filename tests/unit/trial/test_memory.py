@@ -8,13 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from automl_ft.models.weights import map_weights
 from automl_ft.trial import memory
 from automl_ft.trial.memory import (
     is_out_of_memory,
     peak_memory_mib,
     reset_peak_memory,
     taken_memory_mib,
+    used_memory_mib,
 )
 
 CPU = torch.device("cpu")
@@ -97,3 +100,16 @@ def test_without_proc_the_peak_is_the_process_lifetimes(
 def test_what_a_cpu_process_took_is_its_resident_peak() -> None:
     reset_peak_memory(CPU)
     assert taken_memory_mib(CPU) == pytest.approx(peak_memory_mib(CPU), abs=50)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells pages of files apart")
+def test_pages_of_mapped_weights_are_as_good_as_free(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    save_file({"weight": torch.zeros(64, 2**18)}, file)
+    before = used_memory_mib(CPU)
+    weights = map_weights([file])
+    assert weights.size_mib == 64
+    assert float(weights.tensors["weight"].sum()) == 0  # every page is touched
+    assert used_memory_mib(CPU) > before + 50
+    assert used_memory_mib(CPU, weights.size_mib) == pytest.approx(before, abs=10)
+    assert used_memory_mib(CPU, 1e9) > 0, "no more than there are pages of files"

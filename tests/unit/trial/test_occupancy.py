@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 
-from automl_ft.config.study import BudgetConfig
 from automl_ft.trial import occupancy
 from automl_ft.trial.occupancy import Room, choose_workers, workers_on_cpu, workers_on_gpu
 from automl_ft.trial.prepare import PreparedStudy
@@ -98,7 +96,7 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return 1.0
 
     monkeypatch.setattr(Stopwatch, "train", train)
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(occupancy, "usable_cores", lambda: 2)
     monkeypatch.setattr(occupancy, "free_memory_mib", lambda device: 1e6)
     return found
 
@@ -107,17 +105,16 @@ def test_a_study_is_timed_by_its_own_steps_and_threads_stay_as_they_were(
     study_with: Any, timed: list[int]
 ) -> None:
     before = torch.get_num_threads()
-    assert choose_workers(study_with(workers="auto")) == 2
+    assert choose_workers(study_with(workers="auto"), 8) == 2
     assert timed == [2, 2, 2, 1, 1, 1]
     assert torch.get_num_threads() == before
 
 
-@pytest.mark.parametrize(("trials", "wanted"), [(0, 1), (7, 1), (8, 2)])
-def test_few_trials_are_not_proposed_at_once(
-    study_with: Any, timed: list[int], trials: int, wanted: int
+@pytest.mark.parametrize(("most", "wanted"), [(1, 1), (2, 2)])
+def test_there_are_no_more_than_asked_for(
+    study: PreparedStudy, timed: list[int], most: int, wanted: int
 ) -> None:
-    study = study_with(workers="auto", budget=BudgetConfig(trials=trials))
-    assert choose_workers(study) == wanted
+    assert choose_workers(study, most) == wanted
     assert bool(timed) is (wanted > 1)
 
 
@@ -134,7 +131,7 @@ def test_workers_fit_into_memory(
     wanted: int,
 ) -> None:
     monkeypatch.setattr(occupancy, "free_memory_mib", lambda device: free)
-    assert choose_workers(study_with(workers="auto", memory_gib=limit)) == wanted
+    assert choose_workers(study_with(workers="auto", memory_gib=limit), 8) == wanted
 
 
 def test_memory_that_runs_out_while_it_is_tried_leaves_one(
@@ -144,7 +141,7 @@ def test_memory_that_runs_out_while_it_is_tried_leaves_one(
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(Stopwatch, "train", fail)
-    assert choose_workers(study) == 1
+    assert choose_workers(study, 8) == 1
 
 
 def test_an_error_of_the_model_is_told(
@@ -155,7 +152,7 @@ def test_an_error_of_the_model_is_told(
 
     monkeypatch.setattr(Stopwatch, "train", fail)
     with pytest.raises(RuntimeError, match="shapes do not fit"):
-        choose_workers(study)
+        choose_workers(study, 8)
 
 
 class Gpu:
@@ -184,8 +181,16 @@ class Gpu:
         pass
 
     def key_averages(self) -> list[Any]:
-        each = 0.5e6 * self._busy / 2
-        return [SimpleNamespace(self_device_time_total=each) for _ in range(2)]
+        kinds = {"CUDA": 0.5e6 * self._busy / 2, "CPU": 1e6}
+        return [
+            SimpleNamespace(
+                self_device_time_total=seconds,
+                device_type=SimpleNamespace(name=kind),
+                is_user_annotation=is_annotation,
+            )
+            for kind, seconds in [*kinds.items()] * 2
+            for is_annotation in (False, *[True] * (kind == "CUDA"))
+        ]
 
 
 @pytest.fixture
@@ -197,7 +202,7 @@ def on_gpus(
     def make(
         device: str, *, count: int, busy: float, cores: int = 64, has_graphs: bool = False
     ) -> tuple[PreparedStudy, Gpu]:
-        monkeypatch.setattr(os, "cpu_count", lambda: cores)
+        monkeypatch.setattr(occupancy, "usable_cores", lambda: cores)
         checkpoints = {
             name: dataclasses.replace(
                 opened, facts=dataclasses.replace(opened.facts, cuda_graphs=has_graphs)
@@ -214,38 +219,62 @@ def on_gpus(
 
 
 @pytest.mark.parametrize(
-    ("device", "count", "cores", "wanted"),
-    [("cuda:0", 1, 64, 2), ("cuda:0", 4, 64, 2), ("cuda", 4, 64, 8), ("auto", 2, 64, 4),
-     ("auto", 4, 6, 6)],
+    ("device", "count", "cores", "most", "wanted"),
+    [("cuda:0", 1, 64, 9, 2), ("cuda:0", 4, 64, 9, 2), ("cuda", 4, 64, 9, 8), ("auto", 2, 64, 9, 4),
+     ("auto", 4, 6, 9, 6), ("auto", 4, 1, 9, 4), ("auto", 4, 64, 5, 5), ("auto", 4, 64, 3, 3)],
 )  # fmt: skip
 def test_all_gpus_that_workers_take_in_turn_are_filled(
-    on_gpus: Any, device: str, count: int, cores: int, wanted: int
+    on_gpus: Any, device: str, count: int, cores: int, most: int, wanted: int
 ) -> None:
     study, gpu = on_gpus(device, count=count, busy=0.5, cores=cores)
-    assert choose_workers(study) == wanted
-    assert gpu.profiled == 1
+    assert choose_workers(study, most) == wanted
+    assert gpu.profiled == (most > count or device != "auto")
+
+
+def test_threads_that_the_user_wants_for_each_worker_are_counted(on_gpus: Any) -> None:
+    study, _ = on_gpus("cuda:0", count=1, busy=0.1, cores=6)
+    training = dataclasses.replace(study.config.training, threads=2)
+    config = dataclasses.replace(study.config, training=training)
+    assert choose_workers(dataclasses.replace(study, config=config), 8) == 3
+
+
+@pytest.mark.parametrize(
+    ("setting", "found", "is_timed"),
+    [("auto", True, False), ("auto", False, True), ("always", False, False), ("never", True, True)],
+)
+def test_whether_steps_are_recorded_is_what_trials_will_do(
+    on_gpus: Any, setting: str, found: bool, is_timed: bool
+) -> None:
+    study, gpu = on_gpus("cuda:0", count=1, busy=0.5, has_graphs=found)
+    training = dataclasses.replace(study.config.training, cuda_graphs=setting)
+    config = dataclasses.replace(study.config, training=training)
+    choose_workers(dataclasses.replace(study, config=config), 8)
+    assert bool(gpu.profiled) is is_timed
 
 
 def test_steps_that_are_recorded_leave_no_gap(on_gpus: Any) -> None:
     study, gpu = on_gpus("auto", count=3, busy=0.1, has_graphs=True)
-    assert choose_workers(study) == 3
+    assert choose_workers(study, 8) == 3
     assert gpu.profiled == 0
 
 
-def test_a_profiler_that_is_forbidden_leaves_one(
-    on_gpus: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "error", [RuntimeError("CUPTI_ERROR_INSUFFICIENT_PRIVILEGES"), AssertionError("no CUDA")]
+)
+def test_a_profiler_that_is_not_there_leaves_one(
+    on_gpus: Any, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     study, _ = on_gpus("cuda:0", count=1, busy=0.1)
 
     def forbid(activities: list[Any]) -> Any:
-        raise RuntimeError("CUPTI_ERROR_INSUFFICIENT_PRIVILEGES")
+        raise error
 
     monkeypatch.setattr(torch.profiler, "profile", forbid)
-    assert choose_workers(study) == 1
+    assert choose_workers(study, 8) == 1
 
 
 def test_other_devices_get_one(study: PreparedStudy, timed: list[int]) -> None:
-    assert choose_workers(dataclasses.replace(study, device=torch.device("mps"))) == 1
+    assert choose_workers(dataclasses.replace(study, device=torch.device("mps")), 8) == 1
     assert timed == []
 
 
@@ -254,4 +283,7 @@ def test_the_time_of_kernels_is_read_as_torch_s_profiler_gives_it() -> None:
         torch.ones(4) + 1
     events = profile.key_averages()
     assert events
-    assert all(event.self_device_time_total == 0 for event in events)
+    # The fields that are read, as torch names them.
+    assert {event.device_type.name for event in events} == {"CPU"}
+    assert {event.self_device_time_total for event in events} == {0}
+    assert {event.is_user_annotation for event in events} == {False}

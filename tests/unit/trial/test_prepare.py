@@ -309,6 +309,7 @@ def test_weights_are_read_once_and_refused_where_somebody_changed_them(
     opened = study.checkpoint(None)
     first = study.weights_of(opened)
     assert study.weights_of(opened) is first
+    assert study.weights == {str(folder): first}, "those that were looked at"
     file = folder / "model.safetensors"
     copied = tmp_path / "copied"
     copied.write_bytes(file.read_bytes())
@@ -322,6 +323,9 @@ def test_weights_are_read_once_and_refused_where_somebody_changed_them(
         study.weights_of(opened)
     with pytest.raises(ModelError, match="have changed"):  # and again for the next trial
         study.weights_of(opened)
+    elsewhere = dataclasses.replace(study, weights={})  # a process that has read none yet
+    with pytest.raises(ModelError, match="have changed"):
+        elsewhere.weights_of(opened)
 
 
 def test_a_token_that_the_model_has_no_embedding_for_is_refused(

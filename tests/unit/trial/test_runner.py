@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from automl_ft.errors import ModelError
 from automl_ft.files import quota
@@ -178,6 +179,32 @@ def test_a_model_that_is_gone_is_a_failed_trial(
     result = run(study=dataclasses.replace(study, task=Gone()))
     assert result.failure is not None
     assert result.failure.message == "ModelError: The model folder `x` does not exist."
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"freezing": "none", "reinit_layers": 2, "l1": 0.1},
+        {"freezing": "bottom_layers", "frozen_layers": 1, "reinit_layers": 1, "mixup": 0.4},
+        {"freezing": "head_only", "reinit_layers": 1, "token_dropout": 0.2},
+        {"freezing": "gradual_unfreezing", "layerwise_lr_decay": 0.7, "weight_decay": 0.3},
+        {"freezing": "embeddings"},
+    ],
+    ids=lambda recipe: str(recipe["freezing"]),
+)
+def test_trials_leave_the_weights_that_they_share_alone(
+    study_with: Any, run: Any, script: Any, recipe: dict[str, Any], precision: str
+) -> None:
+    study = study_with(precision=precision)
+    paused = run(script(steps={2: Decision.PAUSE}), study=study, **recipe)
+    assert paused.outcome is Outcome.PAUSED
+    assert run(study=study, **recipe).outcome is Outcome.COMPLETE
+    opened = study.checkpoint(None)
+    shared = study.weights_of(opened).tensors
+    stored = load_file(opened.resolved.weight_files[0])
+    assert stored.keys() == shared.keys()
+    assert all(torch.equal(shared[name], value) for name, value in stored.items())
 
 
 def test_a_trial_whose_validations_gave_no_value_has_diverged(

@@ -291,12 +291,13 @@ def test_keep_and_open_are_answered_when_done(serve, calls, bare_lab):
 
 
 def test_workers_are_counted_with_what_was_prepared(serve, calls, bare_lab, monkeypatch):
-    monkeypatch.setattr(
-        occupancy, "choose_workers", lambda study: 3 if isinstance(study, Study) else 0
-    )
+    def choose(study, most):
+        return most if isinstance(study, Study) else 0
+
+    monkeypatch.setattr(occupancy, "choose_workers", choose)
     serve.send(prepare(bare_lab.config()))
     serve.read()
-    serve.send(CountWorkers())
+    serve.send(CountWorkers(most=3))
     assert serve.read() == WorkersCounted(num_workers=3)
 
 

@@ -35,7 +35,7 @@ RESULT = TrialResult(
 MESSAGES = (
     protocol.Prepare(config=CONFIG, checkpoints=("tiny", "other"), kept_in=None),
     protocol.Prepared(facts=make_facts()),
-    protocol.CountWorkers(),
+    protocol.CountWorkers(most=7),
     protocol.WorkersCounted(num_workers=3),
     protocol.Keep(folder="/x"),
     protocol.Open(config=CONFIG, facts=make_facts(), folder="/x", threads=2),
