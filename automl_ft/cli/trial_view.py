@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import sys
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -142,8 +143,9 @@ def _curve(trial: TrialRecord) -> str:
 
 def _cost(trial: TrialRecord) -> str:
     validating = ""
-    if trial.seconds and trial.seconds_validating is not None:
-        validating = f" ({100 * trial.seconds_validating / trial.seconds:.0f} % in validation)"
+    share = (trial.seconds_validating or math.nan) / (trial.seconds or math.nan)
+    if math.isfinite(share):
+        validating = f" ({100 * share:.0f} % in validation)"
     return (
         f"{duration(trial.seconds)}{validating}, {number(trial.examples)} examples,"
         f" {memory(trial.peak_memory_mib)} at most"

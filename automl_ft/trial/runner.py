@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import math
 import traceback
 from pathlib import Path
 
@@ -246,6 +247,10 @@ def release(study: PreparedStudy) -> None:
     empty_cache(study.device)
 
 
+def _known(seconds: float) -> float | None:
+    return None if math.isnan(seconds) else seconds
+
+
 def result_of(
     spec: TrialSpec,
     study: PreparedStudy,
@@ -283,7 +288,7 @@ def result_of(
             examples=state.examples_seen,
             peak_memory_mib=peak,
             forecast_mib=state.forecast_mib,
-            seconds_validating=state.seconds_validating,
+            seconds_validating=_known(state.seconds_validating),
         ),
         failure=failure,
         memory=state.memory,

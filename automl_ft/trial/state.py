@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,7 +32,7 @@ class TrainingState:
     seconds: float = 0.0
     """Seconds of training and validation, over all runs."""
     seconds_validating: float = 0.0
-    """Those in which validation rows were scored."""
+    """Those in which validation rows were scored; NaN where earlier runs did not measure them."""
     peak_memory_mib: float = 0.0
     """Peak memory, over all runs."""
     forecast_mib: float | None = None
@@ -71,7 +72,7 @@ class TrainingState:
         Returns:
             The state.
         """
-        values = dict(plain)
+        values = {"seconds_validating": math.nan, **plain}
         if values.get("memory") is not None:
             values["memory"] = from_plain(TrialMemory, values["memory"])
         values["evaluations"] = [from_plain(Evaluation, e) for e in plain["evaluations"]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 
@@ -34,7 +35,10 @@ def test_the_share_of_validation_stands_beside_the_time(shown):
     assert json.loads(shown("json", seconds_validating=1.2))["seconds_validating"] == 1.2
 
 
-@pytest.mark.parametrize("changes", [{"seconds": 0.0, "seconds_validating": 0.0}, {}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"seconds": 0.0, "seconds_validating": 0.0}, {}, {"seconds_validating": math.nan}],
+)
 def test_a_trial_whose_share_is_unknown_shows_none(shown, changes):
     assert "in validation)" not in shown(**changes)
 

@@ -46,7 +46,7 @@ def job_with(
         **recipe: Any,
     ) -> Job:
         budget = MemoryBudget(base_mib=BASE, free_mib=free_mib)
-        monkeypatch.setattr(build, "memory_budget", lambda *args: budget)
+        monkeypatch.setattr(build, "memory_budget", lambda *args, **options: budget)
         memory = StudyMemory(profiles=profiles)
         memory.correct("cpu", correction)
         study = study_with(micro_batch_size=micro_batch_size, eval_batch_size=eval_batch_size)
@@ -292,7 +292,7 @@ def test_stored_activations_are_computed_in_as_many_rows_as_fit(
 
     def job_where(free_mib: float | None) -> Job:
         budget = MemoryBudget(base_mib=BASE, free_mib=free_mib)
-        monkeypatch.setattr(build, "memory_budget", lambda *args: budget)
+        monkeypatch.setattr(build, "memory_budget", lambda *args, **options: budget)
         return build_job(make_spec(batch_size=1, **recipe), study)
 
     whole = job_where(None)
@@ -350,7 +350,7 @@ def test_kernels_of_bf16_are_reckoned_with_until_a_process_has_trained(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     budget = MemoryBudget(base_mib=BASE, free_mib=10.0)
-    monkeypatch.setattr(build, "memory_budget", lambda *args: budget)
+    monkeypatch.setattr(build, "memory_budget", lambda *args, **options: budget)
 
     def job_in(precision: str, memory: StudyMemory) -> Job:
         study = study_with(precision=precision, micro_batch_size="auto")
@@ -375,12 +375,14 @@ def test_memory_is_divided_by_the_workers_on_the_trial_s_device(
 ) -> None:
     asked: list[Any] = []
 
-    def look(*args: Any) -> MemoryBudget:
-        asked.append(args)
+    def look(*args: Any, mapped_mib: float) -> MemoryBudget:
+        asked.append((*args, mapped_mib))
         return MemoryBudget(base_mib=BASE, free_mib=None)
 
     monkeypatch.setattr(build, "memory_budget", look)
     monkeypatch.setattr(build, "num_sharing", lambda wanted, device, workers: workers - 2)
     study = study_with(workers=5, memory_gib=3.0)
     build_job(make_spec(), study)
-    assert asked == [(study.device, 3, 3.0, study.memory.most_free_mib)]
+    (weights,) = study.weights.values()
+    assert weights.size_mib > 0
+    assert asked == [(study.device, 3, 3.0, study.memory.most_free_mib, weights.size_mib)]
