@@ -188,9 +188,6 @@ class WorkerLoop:
         Args:
             channel: The pipe.
         """
-        # What the first trial needs is imported while there is nothing to do, not within it.
-        import sklearn.metrics  # noqa: F401
-
         from automl_ft.trial.prepare import PreparedStudy
 
         self._channel = channel
@@ -279,6 +276,8 @@ class WorkerLoop:
     def serve(self) -> None:
         """Carry out requests until the input ends; an error is sent, not raised."""
         while True:
+            if self._channel.requests.empty():
+                _use_idle_time()
             request = self._channel.requests.get()
             try:
                 self.handle(request)
@@ -291,6 +290,11 @@ class WorkerLoop:
     def _fail(self, error: Exception, trace: str) -> None:
         message = str(error) or type(error).__name__
         self._channel.send(WorkerError(kind=type(error).__name__, message=message, traceback=trace))
+
+
+def _use_idle_time() -> None:
+    """Import what the first validation would import within its time."""
+    import sklearn.metrics  # noqa: F401
 
 
 def main() -> None:
