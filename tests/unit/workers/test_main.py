@@ -301,6 +301,29 @@ def test_workers_are_counted_with_what_was_prepared(serve, calls, bare_lab, monk
     assert serve.read() == WorkersCounted(num_workers=3)
 
 
+def test_what_validation_needs_is_imported_while_there_is_nothing_to_do(
+    pipe, calls, bare_lab, monkeypatch
+):
+    used = []
+    monkeypatch.setattr(worker, "_use_idle_time", lambda: used.append(len(calls)))
+    loop = worker.WorkerLoop(pipe.channel)
+    for _ in range(2):
+        pipe.channel.requests.put(prepare(bare_lab.config()))
+    real = loop.handle
+
+    def handle(request):
+        if request is None:
+            raise KeyboardInterrupt
+        real(request)
+        if len(calls) == 2:  # both have been carried out
+            threading.Timer(0.05, pipe.channel.requests.put, [None]).start()
+
+    loop.handle = handle
+    with pytest.raises(KeyboardInterrupt):
+        loop.serve()
+    assert used == [2], "not before requests that wait"
+
+
 def test_run_answers_with_the_result_of_the_trial(serve, bare_lab):
     serve.send(prepare(bare_lab.config()))
     serve.read()
