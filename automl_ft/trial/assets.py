@@ -23,6 +23,9 @@ class CheckpointAssets:
     """The tokens in use; None where its embedding stays whole."""
     widths: dict[int, int] = field(default_factory=dict)
     """By number of blocks the width of their activations, as far as it was asked for."""
+    fp32_passes: dict[int, float] = field(default_factory=dict)
+    """By number of frozen blocks how often validation rows passed through them in fp32 after bf16;
+    see `trial.screening`."""
 
 
 def assets_of(

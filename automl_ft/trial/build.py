@@ -248,6 +248,7 @@ class _Builder:
         return Screening(
             exact=exact,
             rough=self._forward(model, compute.model, "validation", precision=self._precision),
+            fp32_passes=model.assets.fp32_passes,
         )
 
     def _memory(

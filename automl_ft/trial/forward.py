@@ -84,7 +84,7 @@ class Forward:
         if stage == self.stage:
             return
         is_first, self.stage, self.activations = self.stage is None, stage, None
-        num_blocks = self._boundary(plan, stage)
+        num_blocks = self.boundary(plan, stage)
         if self.source is None or num_blocks < 1:
             return
         # A trial that goes on fills what it would have had if it had never stopped.
@@ -105,6 +105,19 @@ class Forward:
             may_fill=stage in served and self._pays(needed),
         )
 
+    def boundary(self, plan: FreezingPlan, stage: int) -> int:
+        """Return how many blocks activations can stand in for in a stage.
+
+        Args:
+            plan: The freezing plan.
+            stage: Its stage.
+
+        Returns:
+            Blocks; -1 where not even the embeddings are frozen.
+        """
+        frozen = plan.frozen_prefix(stage)
+        return -1 if frozen is None else min(frozen, self.deepest_prefix)
+
     def reads_pooled(self, plan: FreezingPlan, stage: int) -> bool:
         """Tell whether stored activations can stand in for all blocks of a stage.
 
@@ -115,7 +128,7 @@ class Forward:
         Returns:
             Whether nothing but the head is left to compute.
         """
-        return self.source is not None and self._boundary(plan, stage) == plan.layer_map.num_layers
+        return self.source is not None and self.boundary(plan, stage) == plan.layer_map.num_layers
 
     def stored_boundaries(self, plan: FreezingPlan) -> frozenset[int]:
         """Return at which boundaries a trial may compute activations that are to be stored.
@@ -128,7 +141,7 @@ class Forward:
         """
         if self.source is None:
             return frozenset()
-        depths = (self._boundary(plan, stage) for stage in range(plan.num_stages))
+        depths = (self.boundary(plan, stage) for stage in range(plan.num_stages))
         return frozenset(depth for depth in depths if depth >= 1)
 
     @property
@@ -136,18 +149,13 @@ class Forward:
         """Whether activations were computed here to be stored."""
         return self.source is not None and self.source.has_filled
 
-    def _boundary(self, plan: FreezingPlan, stage: int) -> int:
-        """Return how many blocks activations can stand in for in a stage."""
-        frozen = plan.frozen_prefix(stage)
-        return -1 if frozen is None else min(frozen, self.deepest_prefix)
-
     def _passes_by_boundary(
         self, plan: FreezingPlan, stage: int, num_passes: float, stages: Collection[int]
     ) -> dict[int, float]:
         """Return how often some stages of a trial read each row at each boundary."""
         passes: dict[int, float] = {}
         for other in stages:
-            num_blocks = self._boundary(plan, other)
+            num_blocks = self.boundary(plan, other)
             if num_blocks >= 1:
                 share = num_passes * plan.share(other) / plan.share(stage)
                 passes[num_blocks] = passes.get(num_blocks, 0.0) + share

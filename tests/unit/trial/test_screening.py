@@ -226,7 +226,8 @@ def test_gradual_unfreezing_keeps_no_fp32_states_but_the_pooled_ones(
 def test_frozen_blocks_are_stored_in_fp32_where_so_many_passes_pay_for_it(
     cached: PreparedStudy, make_spec: Any, passes: float, is_stored: bool
 ) -> None:
-    job = build_job(make_spec(freezing="bottom_layers", frozen_layers=1), cached)
+    study = dataclasses.replace(cached, assets={})
+    job = build_job(make_spec(freezing="bottom_layers", frozen_layers=1), study)
     job.validation.enter(job.plan, 0, num_passes=passes)
     exact, rough = job.validation.exact, job.validation.rough
     assert job.validation.is_rough
@@ -235,6 +236,34 @@ def test_frozen_blocks_are_stored_in_fp32_where_so_many_passes_pay_for_it(
     assert rough is not None
     assert rough.activations is not None
     assert rough.activations.values.dtype is torch.bfloat16
+
+
+def test_trials_that_paid_as_much_as_storing_takes_have_it_stored(
+    cached: PreparedStudy, make_spec: Any, calls: list[Any]
+) -> None:
+    study = dataclasses.replace(cached, assets={})
+    spec = make_spec(freezing="bottom_layers", frozen_layers=1)
+    paid = 0.0
+    for _ in range(30):
+        job = build_job(spec, study)
+        job.validation.enter(job.plan, 0, num_passes=1.0)
+        if job.validation.exact.activations is not None:
+            break
+        assert paid + 0.1 < 1, "what is expected of the trial counts too"
+        job.model.eval()
+        calls.clear()
+        num_rows = len(job.validation.all_scores(4))
+        paid += sum(n for dtype, n in calls if dtype is torch.float32) / num_rows
+        assert list(job.validation.fp32_passes) == [1]
+        assert job.validation.fp32_passes[1] == pytest.approx(paid)
+    assert 0.9 <= paid < 2
+    before = dict(job.validation.fp32_passes)
+    job.validation.all_scores(4)
+    assert job.validation.fp32_passes == before, "nothing is paid for what is stored"
+    other = build_job(make_spec(freezing="none"), study)
+    other.validation.enter(other.plan, 0, num_passes=1.0)
+    other.validation.all_scores(4)
+    assert other.validation.fp32_passes == before, "nor where nothing is frozen"
 
 
 def test_a_validation_is_the_same_whatever_is_stored(
