@@ -12,7 +12,6 @@ from automl_ft.cli.complete import complete_study
 from automl_ft.errors import ConfigError, Problem
 
 __all__ = [
-    "NumberOrAuto",
     "format_option",
     "parse_pair",
     "parse_value",
@@ -22,32 +21,6 @@ __all__ = [
 ]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-
-
-class NumberOrAuto(click.ParamType):  # type: ignore[type-arg]  # no class to subscript before 8.4
-    """A whole number, or the word `auto`."""
-
-    name = "number"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int | str:
-        """Read a value.
-
-        Args:
-            value: What was given.
-            param: The option.
-            ctx: The command's context.
-
-        Returns:
-            The number, or `auto`.
-        """
-        if str(value).lower() == "auto":
-            return "auto"
-        try:
-            return int(value)
-        except ValueError:
-            self.fail(f"{value!r} is neither `auto` nor a whole number.", param, ctx)
 
 
 def storage_option(function: _F) -> _F:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from automl_ft.cli.complete import complete_space, complete_study_file
-from automl_ft.cli.options import NumberOrAuto, parse_pair, storage_option
+from automl_ft.cli.options import parse_pair, parse_value, storage_option
 from automl_ft.config.study import OBJECTIVES, PRUNERS, SAMPLERS
 from automl_ft.errors import ConfigError, NoStudiesError, Problem, StudyNotFoundError
 
@@ -106,9 +106,7 @@ Examples:
 @click.option("--patience", type=int, metavar="N", help="Stop after N trials without a gain.")
 @click.option("--seed", type=int, metavar="N", help="Seed of splits, sampler and trials.")
 @click.option("--device", help="auto, cpu, mps, cuda or cuda:N.")
-@click.option(
-    "--workers", type=NumberOrAuto(), metavar="N", help="Trials that run at once; auto measures."
-)
+@click.option("--workers", metavar="N", help="Trials that run at once; auto measures.")
 @storage_option
 @click.option("--output", type=click.Path(), help="Folder of checkpoints.  [default: studies/NAME]")
 @click.option(
@@ -149,6 +147,8 @@ def _load(study: str | None, options: Mapping[str, Any], settings: tuple[str, ..
             click.get_current_context(),
         )
     dotted = {**dict(_dotted(options)), **_parse_settings(settings)}
+    if isinstance(dotted.get("workers"), str):  # a number or a word, as in a study file
+        dotted["workers"] = parse_value(dotted["workers"], "--workers")
     source = _stored(study, options.get("storage")) or study
     try:
         return load_config(source, dotted)

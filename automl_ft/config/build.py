@@ -153,9 +153,7 @@ def _fit(hint: Any, value: Any) -> Any:
 
 def _shown(value: Any) -> str:
     """Return a value as YAML writes it."""
-    if value is None:
-        return "null"
-    return str(value).lower() if isinstance(value, bool) else shown_value(value)
+    return "null" if value is None else shown_value(value)
 
 
 def _describe(hint: Any) -> str:

@@ -50,6 +50,8 @@ def shown_value(value: object) -> str:
     Returns:
         The value, of about 80 characters at most.
     """
+    if isinstance(value, bool):
+        return str(value).lower()  # as YAML writes it
     # reprlib stops early: aliases make of a short file a huge value.
     text = reprlib.repr(value) if isinstance(value, (list, tuple, dict, set)) else str(value)
     text = text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)
@@ -106,14 +108,13 @@ def none_blank(name: str, value: str | Sequence[str] | None) -> None:
         not_blank(name, item)
 
 
-def one_of(name: str, value: str | None, accepted: Sequence[str | None], also: str = "") -> None:
+def one_of(name: str, value: str | None, accepted: Sequence[str | None]) -> None:
     """Refuse what is not in a list.
 
     Args:
         name: The field.
         value: Its value.
         accepted: What is accepted.
-        also: What else is accepted, in words.
 
     Raises:
         FieldError: The value is not in the list.
@@ -121,10 +122,11 @@ def one_of(name: str, value: str | None, accepted: Sequence[str | None], also: s
     if value in accepted:
         return
     names = [str(item) for item in accepted if item is not None]
-    listed = ", ".join(names) + (f", or {also}" if also else "")
     hint = did_you_mean(str(value), names)
     remedy = f" {hint}" if hint.startswith("Did") else ""
-    raise FieldError(name, f"`{shown_value(value)}` is not accepted; accepted: {listed}.{remedy}")
+    raise FieldError(
+        name, f"`{shown_value(value)}` is not accepted; accepted: {', '.join(names)}.{remedy}"
+    )
 
 
 def auto_or_whole(name: str, value: object, low: int, high: int | None = None) -> None:
@@ -147,10 +149,9 @@ def auto_or_whole(name: str, value: object, low: int, high: int | None = None) -
     remedy = f" {hint}" if hint.startswith("Did") else ""
     if isinstance(value, str) and value.isdigit():
         remedy = " Leave the quotes away."
-    shown = str(value).lower() if isinstance(value, bool) else shown_value(value)
+    shown = shown_value(value)
     raise FieldError(
-        name,
-        f"`{shown}` is not accepted; accepted: auto, or a whole number {span}.{remedy}",
+        name, f"`{shown}` is not accepted; accepted: auto, or a whole number {span}.{remedy}"
     )
 
 

@@ -23,17 +23,11 @@ import numpy as np
 import numpy.typing as npt
 
 from automl_ft.models.freezing import FreezingPlan
+from automl_ft.specs.validation import IN_DOUBT, LEAST_IN_DOUBT
 from automl_ft.trial.forward import Forward
 
 __all__ = ["Screening", "settle_doubts"]
 
-_IN_DOUBT = 0.1
-"""Share of the rows that are scored in fp32, as it is expected of a trial. Measured with MiniLM,
-four epochs: 0.03 on SST-2, 0.06 on TREC-6, 0.1 on 20 classes of Banking77, 0.2 on the bundled
-docstrings."""
-_FIRST = 16
-"""Rows that are scored again in any case, to see the error of bf16: half of them those with the
-smallest margins, half from all margins alike, as the error grows with the scores."""
 _SAFETY = 4.0
 """Rows count as certain from this multiple of the largest error seen on."""
 _LEAST_ERROR = 2.0**-8
@@ -80,7 +74,7 @@ class Screening:
             self.exact.enter(plan, stage, num_passes=num_passes, stages=heads)
         else:
             paid = self.fp32_passes.get(depth, 0.0)
-            self.exact.enter(plan, stage, num_passes=paid + _IN_DOUBT * num_passes)
+            self.exact.enter(plan, stage, num_passes=paid + IN_DOUBT * num_passes)
             begin = self.exact.activations
             lowest = 0 if begin is None else begin.num_blocks
             if lowest < depth:
@@ -146,11 +140,15 @@ def settle_doubts(
 
 
 def _first_rows(margins: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
-    """Return which rows are scored again in any case, shape (num_rows,)."""
+    """Return which rows are scored again in any case, to see the error of bf16, shape (num_rows,).
+
+    Half of them have the smallest margins, half come from all margins alike, as the error grows
+    with the scores.
+    """
     order = np.argsort(margins, kind="stable")
-    spread = np.linspace(0, len(order) - 1, min(_FIRST // 2, len(order))).astype(np.int64)
+    spread = np.linspace(0, len(order) - 1, min(LEAST_IN_DOUBT // 2, len(order))).astype(np.int64)
     chosen = np.zeros(len(order), dtype=bool)
-    chosen[order[: _FIRST // 2]] = True
+    chosen[order[: LEAST_IN_DOUBT // 2]] = True
     chosen[order[spread]] = True
     return chosen
 

@@ -201,7 +201,7 @@ def test_bad_usage_ends_with_2_before_anything_is_searched(api, run, words, expe
 def test_all_problems_of_options_come_in_one_message(api, run):
     ran = run("search", "demo", "--workers", "some")
     assert ran.code == 2
-    assert "'some' is neither `auto` nor a whole number" in ran.err
+    assert "--workers: `some` is not accepted; accepted: auto, or a whole number" in ran.err
     ran = run("search", "demo", "--trials", "-1", "--workers", "0")
     assert "--trials" in ran.err
     assert "--workers" in ran.err
