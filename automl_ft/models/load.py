@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,11 +51,6 @@ __all__ = [
 
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
-_LOADING: dict[str, Any] = {
-    "dtype": torch.float32,
-    "ignore_mismatched_sizes": True,
-    "output_loading_info": True,
-}
 _OTHER_FILES = ("*.json", "*.txt", "*.model", "*.py", "*.jinja")
 _OTHER_WEIGHTS = (
     "*.bin",
@@ -224,11 +218,10 @@ def load_model(
     _set_labels(model_config, labels)
     apply_dropout(model_config, dropout)
     _set_pad_token(model_config, resolved, config)
+    if weights is None:
+        weights = read_weights(resolved, config)
     with quiet(), seeded_init(seed):
-        if weights is None:
-            model, info = _from_pretrained(resolved, config, model_config)
-        else:
-            model, info = _from_weights(resolved, config, model_config, weights)
+        model, info = _from_weights(resolved, config, model_config, weights)
     mismatched = {key[0] for key in info["mismatched_keys"]}
     parameters = {name for name, _ in model.named_parameters()}
     new = frozenset(parameters & (set(info["missing_keys"]) | mismatched))
@@ -419,34 +412,25 @@ def _set_labels(model_config: PretrainedConfig, labels: Sequence[str]) -> None:
         part.use_cache = False
 
 
-def _from_pretrained(
-    resolved: ResolvedCheckpoint, config: ModelConfig, model_config: PretrainedConfig
-) -> tuple[PreTrainedModel, dict[str, Any]]:
-    with _readable(config):
-        return AutoModelForSequenceClassification.from_pretrained(  # type: ignore[no-any-return]
-            resolved.folder,
-            config=model_config,
-            use_safetensors=True,
-            trust_remote_code=config.trust_remote_code,
-            **_LOADING,
-        )
-
-
 def _from_weights(
     resolved: ResolvedCheckpoint,
     config: ModelConfig,
     model_config: PretrainedConfig,
     weights: PretrainedWeights,
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """Build a model around tensors that are in memory, as `_from_pretrained` does with a file."""
-    with _readable(config):
+    """Build a model around tensors, as transformers does around those of a file."""
+    try:
         kind, takes_text_part = _classifier(resolved, config)
         found: Any = kind.from_pretrained(
             None,
             config=model_config.get_text_config() if takes_text_part else model_config,
             state_dict=dict(weights.tensors),
-            **_LOADING,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
         )
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
+        raise _unreadable("weights", config, error) from error
     model, info = found
     model.config.name_or_path = str(resolved.folder)
     weights.own_buffers(model)
@@ -464,11 +448,3 @@ def _classifier(
             model_config, trust_remote_code=config.trust_remote_code
         )
     return type(model), not isinstance(model.config, type(model_config))
-
-
-@contextmanager
-def _readable(config: ModelConfig) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
-        raise _unreadable("weights", config, error) from error

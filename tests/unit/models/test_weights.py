@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForSequenceClassification
 
 from automl_ft.config.study import ModelConfig
 from automl_ft.errors import ModelError
 from automl_ft.models.freezing import FreezingPlan
 from automl_ft.models.load import LoadedModel, load_model, read_weights, resolve
+from automl_ft.models.seeding import seeded_init
 from automl_ft.models.weights import PretrainedWeights, map_weights
 
 LABELS = ("negative", "neutral", "positive")
@@ -43,7 +45,28 @@ def addresses(model: torch.nn.Module) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("kind", ["base", "classifier"])
-def test_the_model_is_the_one_that_reading_the_file_gives(architecture, kind, share, load):
+def test_the_model_is_the_one_that_transformers_loads(architecture, kind, share, resolved):
+    shared, _ = share(architecture, kind, seed=4)
+    checkpoint, _ = resolved(architecture, kind)
+    with seeded_init(4):
+        theirs = AutoModelForSequenceClassification.from_pretrained(
+            checkpoint.folder,
+            config=shared.model.config,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+        )
+    assert type(shared.model) is type(theirs)
+    assert shared.model.training is theirs.training is False
+    assert shared.model.config.name_or_path == str(theirs.config.name_or_path)
+    ours, wanted = shared.model.state_dict(), theirs.state_dict()
+    assert ours.keys() == wanted.keys()
+    assert all(torch.equal(ours[name], wanted[name]) for name in wanted)
+    kinds = [[type(module) for module in found.modules()] for found in (shared.model, theirs)]
+    assert kinds[0] == kinds[1]
+
+
+@pytest.mark.parametrize("kind", ["base", "classifier"])
+def test_sharing_changes_nothing_of_the_model(architecture, kind, share, load):
     alone = load(architecture, kind, dropout=0.3, seed=4)
     shared, _ = share(architecture, kind, seed=4)
     assert type(shared.model) is type(alone.model)
